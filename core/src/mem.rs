@@ -1,0 +1,163 @@
+//! Heap memory that may run out, and shared ownership.
+//!
+//! Boxes and vectors are those of `allocator-api2` over the host's allocator,
+//! because the standard ones abort when memory runs out. Only their fallible
+//! constructors are used.
+#![expect(unsafe_code, reason = "an allocator and a reference count")]
+use core::alloc::Layout;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use allocator_api2::alloc::{AllocError, Allocator};
+use waterbear_hal::Hal;
+use waterbear_hal::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use crate::Error;
+
+/// The host's heap as an allocator.
+#[derive(Clone)]
+pub struct Heap<H>(pub H);
+
+/// Owned heap memory.
+pub type Box<T, H> = allocator_api2::boxed::Box<T, Heap<H>>;
+/// A growable array. Grow it with `try_reserve` only.
+pub type Vec<T, H> = allocator_api2::vec::Vec<T, Heap<H>>;
+
+// SAFETY: the host promises that its memory is used by nothing else until it
+// is freed; a clone of `Heap` refers to the same host; an empty block is a
+// dangling pointer that is never freed.
+unsafe impl<H: Hal> Allocator for Heap<H> {
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.allocate_zeroed(layout)
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let start = if layout.size() == 0 {
+            NonNull::without_provenance(
+                core::num::NonZeroUsize::new(layout.align()).ok_or(AllocError)?,
+            )
+        } else {
+            self.0.alloc_bytes(layout).map_err(|_| AllocError)?
+        };
+        Ok(NonNull::slice_from_raw_parts(start, layout.size()))
+    }
+
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+        if layout.size() != 0 {
+            // SAFETY: the caller passes what `allocate` returned for this
+            // layout, and that came from `alloc_bytes`.
+            unsafe { self.0.free_bytes(ptr, layout) }
+        }
+    }
+}
+
+/// Puts `value` on the heap. May sleep.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`]; `value` is dropped.
+pub fn boxed<T, H: Hal>(hal: &H, value: T) -> Result<Box<T, H>, Error> {
+    Ok(Box::try_new_in(value, Heap(hal.clone()))?)
+}
+
+/// Makes an array of `len` values. May sleep.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
+pub fn array<T, H: Hal>(
+    hal: &H,
+    len: usize,
+    mut value: impl FnMut(usize) -> T,
+) -> Result<Box<[T], H>, Error> {
+    let mut values = Vec::new_in(Heap(hal.clone()));
+    values.try_reserve_exact(len)?;
+    for i in 0..len {
+        // Within the capacity just reserved: does not allocate.
+        values.push(value(i));
+    }
+    Ok(values.into_boxed_slice())
+}
+
+/// Shared ownership of a value: freed with its last handle.
+///
+/// The standard library's has no fallible constructor, and no weak references
+/// are needed here.
+pub struct Shared<T, H: Hal> {
+    inner: NonNull<Counted<T, H>>,
+}
+
+struct Counted<T, H> {
+    handles: AtomicUsize,
+    hal: H,
+    value: T,
+}
+
+// SAFETY: a handle gives shared access to `T` from any thread and the last one
+// drops it on any thread, so `T` must be both `Send` and `Sync`; hosts are.
+unsafe impl<T: Send + Sync, H: Hal> Send for Shared<T, H> {}
+// SAFETY: as for `Send`.
+unsafe impl<T: Send + Sync, H: Hal> Sync for Shared<T, H> {}
+
+impl<T, H: Hal> Shared<T, H> {
+    /// Puts `value` on the heap with one handle. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`]; `value` is dropped.
+    pub fn new(hal: &H, value: T) -> Result<Self, Error> {
+        let counted = boxed(
+            hal,
+            Counted {
+                handles: AtomicUsize::new(1),
+                hal: hal.clone(),
+                value,
+            },
+        )?;
+        let (ptr, _heap) = allocator_api2::boxed::Box::into_non_null_with_allocator(counted);
+        Ok(Self { inner: ptr })
+    }
+
+    /// Whether both handles are to the same value.
+    pub fn same(a: &Self, b: &Self) -> bool {
+        a.inner == b.inner
+    }
+
+    fn counted(&self) -> &Counted<T, H> {
+        // SAFETY: a handle keeps the allocation alive, and nobody holds a
+        // `&mut` to it while handles exist.
+        unsafe { self.inner.as_ref() }
+    }
+}
+
+impl<T, H: Hal> Clone for Shared<T, H> {
+    fn clone(&self) -> Self {
+        // Relaxed: the new handle is made from one that keeps the value alive.
+        // Handles are stored in kernel objects, far fewer than 2^63.
+        self.counted().handles.fetch_add(1, Ordering::Relaxed);
+        Self { inner: self.inner }
+    }
+}
+
+impl<T, H: Hal> Deref for Shared<T, H> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.counted().value
+    }
+}
+
+impl<T, H: Hal> Drop for Shared<T, H> {
+    fn drop(&mut self) {
+        // Release: what this handle did to the value comes before its drop.
+        // Pairs with the fence below.
+        if self.counted().handles.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // Pairs with the decrement of every other handle.
+        fence(Ordering::Acquire);
+        let heap = Heap(self.counted().hal.clone());
+        // SAFETY: this was the last handle, so nobody else refers to the
+        // allocation, and `new` took it from a box over this heap.
+        drop(unsafe { Box::from_raw_in(self.inner.as_ptr(), heap) });
+    }
+}
