@@ -36,10 +36,10 @@ impl Report {
         report
     }
 
-    /// The ignored tests as `name: reason`.
-    pub fn ignored_with_reasons(&self) -> impl Iterator<Item = String> {
+    /// The names of the ignored tests, with the reasons.
+    pub fn ignored_names(&self) -> impl Iterator<Item = (&str, &str)> {
         self.tests.iter().filter_map(|(name, ending)| match ending {
-            Ending::Ignored(reason) => Some(format!("{name}: {reason}")),
+            Ending::Ignored(reason) => Some((name.as_str(), reason.as_str())),
             _ => None,
         })
     }
@@ -117,8 +117,8 @@ test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fini
         let names: Vec<_> = report.tests.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a::one", "two", "three", "four"]);
         assert_eq!(report.failed_names().collect::<Vec<_>>(), ["three"]);
-        let ignored: Vec<_> = report.ignored_with_reasons().collect();
-        assert_eq!(ignored, ["four: needs a real machine"]);
+        let ignored: Vec<_> = report.ignored_names().collect();
+        assert_eq!(ignored, [("four", "needs a real machine")]);
     }
 
     #[test]

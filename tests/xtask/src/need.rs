@@ -32,7 +32,7 @@ pub fn miri(workspace: &Workspace) -> Outcome {
 }
 
 fn miri_works(workspace: &Workspace) -> Outcome<bool> {
-    let mut version = workspace.nightly_cargo(["miri", "--version"]);
+    let mut version = workspace.nightly_cargo("miri --version");
     if !process::captured(&mut version, None, "cargo miri", |_| {})?.success {
         return Ok(false);
     }

@@ -6,6 +6,7 @@ mod list;
 use crate::workspace::{self, Workspace};
 use crate::{Command, Outcome, Verdict, usage};
 use claims::Claim;
+use std::io::Write as _;
 
 pub const COMMAND: Command = Command {
     name: "rules",
@@ -24,7 +25,8 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     let workspace = Workspace::find()?;
     let (rules, mut faults) = list::parse(&workspace.read(FILE)?);
     let mut claims = Vec::new();
-    for folder in workspace.folders(&["core", "hal", "ports", "tests"])? {
+    let folders = ["core", "hal", "ports", "tests"].map(|name| workspace.folder(name));
+    for folder in folders.into_iter().chain(workspace.vendor_folders()?) {
         for path in workspace::files(&folder, &["rs"])? {
             let text = workspace::read(&path)?;
             let (found, wrong) = claims::parse(&text, workspace.relative(&path))?;
@@ -34,35 +36,49 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     }
     faults.extend(unknown(&rules, &claims));
 
+    let mut text = String::new();
     let mut proved = 0;
     for rule in &rules {
-        let mut tests = claims.iter().filter(|claim| claim.rule == *rule).peekable();
-        if tests.peek().is_some() {
-            proved += 1;
-        } else {
-            println!("{rule:<8}-");
+        let tests: Vec<_> = claims.iter().filter(|claim| claim.rule == *rule).collect();
+        text += &lines(rule, &tests);
+        if tests.is_empty() {
             faults.push(format!(
                 "{rule} has no test that proves it. Write one, with `/// Proves {rule}.` above it."
             ));
-        }
-        let mut first = rule.as_str();
-        for claim in tests {
-            println!("{first:<8}{}  {}", claim.test, claim.place);
-            first = "";
+        } else {
+            proved += 1;
         }
     }
-    println!();
-    faults.iter().for_each(|fault| println!("FAILED {fault}"));
-    println!(
-        "{} rules, {proved} proved, {} faults",
+    text.push('\n');
+    for fault in &faults {
+        text += &format!("FAILED {fault}\n");
+    }
+    text += &format!(
+        "{} rules, {proved} proved, {} faults\n",
         rules.len(),
         faults.len()
     );
+    // A reader who has seen enough, such as `head`, may close the pipe.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(if faults.is_empty() {
         Verdict::Good
     } else {
         Verdict::Bad
     })
+}
+
+/// The lines of one rule: each test that proves it, or a hyphen.
+fn lines(rule: &str, tests: &[&Claim]) -> String {
+    let mut text = String::new();
+    let mut first = rule;
+    for claim in tests {
+        text += &format!("{first:<8}{}  {}\n", claim.test, claim.place);
+        first = "";
+    }
+    if tests.is_empty() {
+        text += &format!("{rule:<8}-\n");
+    }
+    text
 }
 
 fn unknown<'a>(rules: &'a [String], claims: &'a [Claim]) -> impl Iterator<Item = String> + 'a {

@@ -51,28 +51,23 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
+/// Something that was not run, and why.
+struct Skipped {
+    name: String,
+    reason: String,
+}
+
 /// What a layer has counted.
 #[derive(Default)]
 struct Tally {
     passed: u64,
     /// What failed, in a few words each.
     failed: Vec<String>,
-    /// What was not run, and why.
-    skipped: Vec<String>,
+    /// What was not run.
+    skipped: Vec<Skipped>,
     /// What else the table should say.
     notes: Vec<String>,
     time: Duration,
-}
-
-impl Tally {
-    /// Counts one thing that was checked.
-    fn count(&mut self, name: &str, passed: bool) {
-        if passed {
-            self.passed += 1;
-        } else {
-            self.failed.push(name.to_owned());
-        }
-    }
 }
 
 fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {

@@ -28,17 +28,17 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
-    /// A cargo command that starts in the project's folder.
-    pub fn cargo<const N: usize>(&self, arguments: [&str; N]) -> Command {
+    /// A cargo command that starts in the project's folder, from words with spaces between.
+    pub fn cargo(&self, arguments: &str) -> Command {
         let mut command = Command::new("cargo");
-        command.args(arguments);
+        command.args(arguments.split_whitespace());
         self.prepare(&mut command);
         command
     }
 
     /// A cargo command that builds for loom's model checker, in a build folder of its own:
     /// the two kinds of build do not invalidate each other.
-    pub fn loom_cargo<const N: usize>(&self, arguments: [&str; N]) -> Command {
+    pub fn loom_cargo(&self, arguments: &str) -> Command {
         let mut command = self.cargo(arguments);
         command.env("RUSTFLAGS", "--cfg loom");
         command.env("CARGO_TARGET_DIR", self.target.join("loom"));
@@ -46,9 +46,11 @@ impl Workspace {
     }
 
     /// A command of the nightly toolchain's cargo.
-    pub fn nightly_cargo<const N: usize>(&self, arguments: [&str; N]) -> Command {
+    pub fn nightly_cargo(&self, arguments: &str) -> Command {
         let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo"]).args(arguments);
+        command
+            .args(["run", "nightly", "cargo"])
+            .args(arguments.split_whitespace());
         self.prepare(&mut command);
         // `cargo run` points this at the other toolchain's libraries.
         command.env_remove("LD_LIBRARY_PATH");
@@ -62,21 +64,30 @@ impl Workspace {
 
     /// Whether a package of this name is part of the workspace.
     pub fn has_package(&self, name: &str) -> Outcome<bool> {
-        let mut command = self.cargo(["pkgid", "--package", name]);
-        Ok(process::captured(&mut command, None, "cargo pkgid", |_| {})?.success)
+        let mut command = self.cargo("metadata --no-deps --format-version 1");
+        let finished = process::captured(&mut command, None, "cargo metadata", |_| {})?;
+        if !finished.success {
+            return Err(format!(
+                "cargo cannot read the workspace: {}",
+                finished.output
+            ));
+        }
+        Ok(finished.stdout.contains(&format!("\"name\":\"{name}\"")))
     }
 
-    /// The crates' folders: the named ones and every `vendor-*`.
-    pub fn folders(&self, named: &[&str]) -> Outcome<Vec<PathBuf>> {
-        let mut folders: Vec<_> = named.iter().map(|name| self.root.join(name)).collect();
-        for entry in entries(&self.root)? {
-            let is_vendor = entry
+    /// One of the project's folders.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The folders of the vendors' crates, `vendor-*`.
+    pub fn vendor_folders(&self) -> Outcome<Vec<PathBuf>> {
+        let mut folders = entries(&self.root)?;
+        folders.retain(|folder| {
+            folder
                 .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vendor-"));
-            if is_vendor {
-                folders.push(entry);
-            }
-        }
+                .is_some_and(|name| name.to_string_lossy().starts_with("vendor-"))
+        });
         Ok(folders)
     }
 

@@ -23,14 +23,19 @@ pub fn parse(text: &str, path: &Path) -> Outcome<(Vec<Claim>, Vec<String>)> {
     let mut claims = Vec::new();
     let mut faults = Vec::new();
     for item in source::items(text, path)? {
-        let Item::Function {
-            name,
-            line,
-            attributes,
-            in_macro,
-        } = item
-        else {
-            continue;
+        let (name, line, attributes, in_macro) = match item {
+            Item::Function {
+                name,
+                line,
+                attributes,
+                in_macro,
+            } => (name, line, attributes, in_macro),
+            Item::ModuleFile { attributes, .. } | Item::Other { attributes, .. } => {
+                let ids = claimed(&attributes).into_iter().filter(|word| is_id(word));
+                let place = path.display();
+                faults.extend(ids.map(|id| format!("{place}: {id} is named above no function.")));
+                continue;
+            }
         };
         let place = format!("{}:{line}", path.display());
         let is_test = in_macro || attributes.iter().any(|attribute| attribute.is("test"));
@@ -147,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_above_something_else_is_no_claim_of_the_next_test() {
+    fn a_claim_above_something_else_is_a_fault_and_no_claim_of_the_next_test() {
         assert_eq!(
             read("/// Proves MS-1.\nstruct S;\n#[test]\nfn a() {}"),
-            (vec![], 0)
+            (vec![], 1)
         );
     }
 

@@ -29,8 +29,8 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let twins = tests.iter().filter(|name| is_twin(name)).count();
     tally
         .notes
-        .push(format!("{} models, {twins} twins", tests.len() - twins));
-
+        .push(format!("models: {}, twins: {twins}", tests.len() - twins));
+    println!("  {} tests, {} at a time", tests.len(), pool::workers());
     let results = pool::run(tests, |name| {
         let result = run_alone(&program, &name);
         match &result {
@@ -40,21 +40,17 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         (name, result.is_ok())
     });
     for (name, passed) in results {
-        tally.count(&name, passed);
+        if passed {
+            tally.passed += 1;
+        } else {
+            tally.failed.push(name);
+        }
     }
     Ok(())
 }
 
 fn build(workspace: &Workspace) -> Outcome<String> {
-    let arguments = [
-        "test",
-        "--package",
-        "waterbear-proofs",
-        "--release",
-        "--test",
-        "loom",
-        "--no-run",
-    ];
+    let arguments = "test --package waterbear-proofs --release --test loom --no-run";
     // Once for the reader, once for the name of the program.
     if !process::shown(&mut workspace.loom_cargo(arguments))? {
         return Err("the models do not build; the compiler's messages are above".to_owned());

@@ -3,7 +3,7 @@
 //! Miri runs one test at a time. To use all processors the tests are dealt out to several
 //! processes, a few at a time.
 
-use super::Tally;
+use super::{Skipped, Tally};
 use crate::libtest::{self, Ending, Report};
 use crate::process::{self, Finished, seconds};
 use crate::workspace::Workspace;
@@ -15,7 +15,7 @@ const FLAGS: &str = "-Zmiri-strict-provenance";
 
 /// A few tests of one test program.
 struct Batch {
-    /// `--lib`, or `--test=NAME`.
+    /// `--lib`, `--bin=NAME` or `--test=NAME`.
     program: String,
     tests: Vec<String>,
 }
@@ -23,21 +23,23 @@ struct Batch {
 pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     if let Err(why) = need::miri(workspace) {
         println!("  SKIPPED the whole layer: {why}");
-        tally.skipped.push(why);
+        let name = "the whole layer".to_owned();
+        tally.skipped.push(Skipped { name, reason: why });
         return Ok(());
     }
     let batches = batches(list(workspace)?);
     if batches.is_empty() {
         return Err("the proofs hold no test to run under Miri".to_owned());
     }
-    for (name, ending) in pool::run(batches, |batch| run_batch(workspace, &batch))
-        .into_iter()
-        .flatten()
-    {
+    let tests: usize = batches.iter().map(|batch| batch.tests.len()).sum();
+    let (count, workers) = (batches.len(), pool::workers());
+    println!("  {tests} tests in {count} batches, {workers} at a time");
+    let endings = pool::run(batches, |batch| run_batch(workspace, &batch));
+    for (name, ending) in endings.into_iter().flatten() {
         match ending {
             Ending::Passed => tally.passed += 1,
             Ending::Failed => tally.failed.push(name),
-            Ending::Ignored(reason) => tally.skipped.push(format!("{name}: {reason}")),
+            Ending::Ignored(reason) => tally.skipped.push(Skipped { name, reason }),
         }
     }
     Ok(())
@@ -45,20 +47,12 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
 
 /// Builds the proofs and names the tests of each test program.
 fn list(workspace: &Workspace) -> Outcome<Vec<(String, Vec<String>)>> {
-    let arguments = [
-        "miri",
-        "test",
-        "--package",
-        "waterbear-proofs",
-        "--lib",
-        "--tests",
-        "--no-run",
-    ];
+    let arguments = "test --package waterbear-proofs --lib --tests --no-run";
     // Once for the reader, once for the names of the programs.
-    if !process::shown(&mut miri(workspace, &arguments))? {
+    if !process::shown(&mut miri(workspace, arguments))? {
         return Err("the proofs do not build for Miri; its messages are above".to_owned());
     }
-    let mut again = miri(workspace, &arguments);
+    let mut again = miri(workspace, arguments);
     again.arg("--message-format=json-render-diagnostics");
     let messages = process::captured(&mut again, None, "cargo miri", |_| {})?;
 
@@ -66,6 +60,7 @@ fn list(workspace: &Workspace) -> Outcome<Vec<(String, Vec<String>)>> {
     for program in artifacts::test_programs(&messages.stdout) {
         let name = match program.kind.as_str() {
             "test" => format!("--test={}", program.name),
+            "bin" => format!("--bin={}", program.name),
             _ => "--lib".to_owned(),
         };
         let mut list = test(workspace, &name);
@@ -158,20 +153,15 @@ fn every_test_failed(batch: &Batch) -> Vec<(String, Ending)> {
 fn test(workspace: &Workspace, program: &str) -> Command {
     miri(
         workspace,
-        &[
-            "miri",
-            "test",
-            "--package",
-            "waterbear-proofs",
-            program,
-            "--",
-        ],
+        &format!("test --package waterbear-proofs {program} --"),
     )
 }
 
-fn miri(workspace: &Workspace, arguments: &[&str]) -> Command {
-    let mut command = workspace.nightly_cargo([]);
-    command.args(arguments).env("MIRIFLAGS", FLAGS);
+fn miri(workspace: &Workspace, arguments: &str) -> Command {
+    let mut command = workspace.nightly_cargo(&format!("miri {arguments}"));
+    command.env("MIRIFLAGS", FLAGS);
+    // Miri does not optimise, and warns if it is told to.
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
     command
 }
 

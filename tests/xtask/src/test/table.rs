@@ -1,6 +1,6 @@
 //! The table at the end of `cargo xtask test`.
 
-use super::Tally;
+use super::{Skipped, Tally};
 use crate::process::seconds;
 
 /// What failed, the table of layers, and the line with the sums.
@@ -31,14 +31,23 @@ pub fn text(rows: &[(&str, Tally)]) -> String {
     text + &format!("\n{passed} passed, {failed} failed, {skipped} skipped\n")
 }
 
+/// Each reason once, with what was skipped for it, and then the notes.
 fn remarks(tally: &Tally) -> String {
-    let all: Vec<&str> = tally
-        .skipped
-        .iter()
-        .chain(&tally.notes)
-        .map(String::as_str)
-        .collect();
-    all.join("; ")
+    let mut remarks = Vec::new();
+    let mut seen = Vec::new();
+    for Skipped { reason, .. } in &tally.skipped {
+        if !seen.contains(&reason) {
+            seen.push(reason);
+            let same = tally.skipped.iter().filter(|other| other.reason == *reason);
+            let names: Vec<&str> = same.map(|skipped| skipped.name.as_str()).collect();
+            remarks.push(match &names[..] {
+                [] | [_] | [_, _] => format!("{}: {reason}", names.join(", ")),
+                many => format!("{} tests: {reason}", many.len()),
+            });
+        }
+    }
+    remarks.extend(tally.notes.iter().cloned());
+    remarks.join("; ")
 }
 
 fn line([layer, passed, failed, skipped, time]: [&str; 5], remarks: &str) -> String {
@@ -51,6 +60,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn skipped(name: &str, reason: &str) -> Skipped {
+        Skipped {
+            name: name.into(),
+            reason: reason.into(),
+        }
+    }
+
+    #[test]
+    fn a_reason_is_given_once() {
+        let skipped = [("a", "slow"), ("b", "slow"), ("c", "old"), ("d", "slow")]
+            .map(|(name, reason)| skipped(name, reason));
+        let tally = Tally {
+            skipped: skipped.into(),
+            ..Tally::default()
+        };
+        assert_eq!(remarks(&tally), "3 tests: slow; c: old");
+    }
+
     #[test]
     fn the_table_ends_with_the_sums_alone_on_a_line() {
         let good = Tally {
@@ -61,7 +88,7 @@ mod tests {
         let bad = Tally {
             passed: 1,
             failed: vec!["a: broken".into()],
-            skipped: vec!["b: no machine".into()],
+            skipped: vec![skipped("b", "no machine")],
             notes: vec!["2 models".into()],
             time: Duration::from_secs(61),
         };

@@ -2,7 +2,7 @@
 //! named modules of the core. Each check returns its faults, one line each.
 
 use crate::Outcome;
-use crate::source::{self, Item};
+use crate::source::{self, Attribute, Item};
 use crate::workspace::{self, Workspace};
 use std::path::Path;
 
@@ -17,7 +17,8 @@ const UNSAFE_FILES: [&str; 4] = [
 /// No file of the portable crates asks for which operating system it is built.
 pub fn no_system(workspace: &Workspace) -> Outcome<Vec<String>> {
     let mut faults = Vec::new();
-    for folder in workspace.folders(&["core", "hal"])? {
+    let portable = [workspace.folder("core"), workspace.folder("hal")];
+    for folder in portable.into_iter().chain(workspace.vendor_folders()?) {
         for path in workspace::files(&folder, &["rs", "toml"])? {
             for (number, line) in workspace::read(&path)?.lines().enumerate() {
                 if line.contains("target_os") {
@@ -34,39 +35,35 @@ pub fn no_system(workspace: &Workspace) -> Outcome<Vec<String>> {
 pub fn core_denies_unsafe(workspace: &Workspace) -> Outcome<Vec<String>> {
     const LIB: &str = "core/src/lib.rs";
     let items = source::items(&workspace.read(LIB)?, Path::new(LIB))?;
-    let denies = |item: &Item| match item {
+    let denies = |attribute: &Attribute| {
+        ["deny", "forbid"]
+            .iter()
+            .any(|level| attribute.is(level) && attribute.sets(level, "unsafe_code"))
+    };
+    let denied = items.iter().any(|item| match item {
         Item::Other {
             attributes,
             inner: true,
-        } => attributes.iter().any(|attribute| {
-            ["deny", "forbid"]
-                .iter()
-                .any(|level| attribute.is(level) && attribute.sets(level, "unsafe_code"))
-        }),
+        } => attributes.iter().any(denies),
         _ => false,
-    };
+    });
     let fault = format!("{LIB} lacks #![deny(unsafe_code)]");
-    Ok(if items.iter().any(denies) {
-        vec![]
-    } else {
-        vec![fault]
-    })
+    Ok(if denied { vec![] } else { vec![fault] })
 }
 
 /// No other file of the core than the named ones lifts that.
 pub fn unsafe_only_where_named(workspace: &Workspace) -> Outcome<Vec<String>> {
     let mut faults = Vec::new();
-    for folder in workspace.folders(&["core"])?.iter().take(1) {
-        for path in workspace::files(folder, &["rs"])? {
-            let text = workspace::read(&path)?;
-            let path = workspace.relative(&path);
-            for place in places_with_unsafe(&text, path)? {
-                if !UNSAFE_FILES.contains(&place.as_str()) {
-                    faults.push(format!(
-                        "{place} may not hold unsafe code; {} does",
-                        UNSAFE_FILES.join(", ")
-                    ));
-                }
+    for path in workspace::files(&workspace.folder("core"), &["rs"])? {
+        let text = workspace::read(&path)?;
+        let path = workspace.relative(&path);
+        for place in places_with_unsafe(&text, path)? {
+            if !UNSAFE_FILES.contains(&place.as_str()) {
+                faults.push(format!(
+                    "{}: {place} is not among the files that may hold unsafe code: {}",
+                    path.display(),
+                    UNSAFE_FILES.join(", ")
+                ));
             }
         }
     }
