@@ -69,8 +69,8 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
 fn check(tally: &mut Tally, name: &str, command: &mut Command) -> Outcome {
     println!("  run    {name}");
     let finished = process::captured(command, None, name, |_| {})?;
-    let title = format!("{name}  {}", seconds(finished.time));
-    report(tally, &title, finished.success, &finished.output);
+    report(tally, name, finished.success, &finished.output);
+    println!("         in {}", seconds(finished.time));
     Ok(())
 }
 
