@@ -8,7 +8,12 @@
 //!
 //! - [`mem`]: the host's heap as an allocator, and shared ownership;
 //! - [`lock`]: the host's locks, owning what they protect;
+//! - [`once`]: an array that is allocated when its first user comes;
 //! - [`published`]: a value that readers use while a writer replaces it.
+//!
+//! # Mechanisms
+//!
+//! - [`memslot`]: which guest frames are memory, and where the owner has it.
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
@@ -16,6 +21,8 @@ pub mod error;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
+pub mod memslot;
+pub mod once;
 pub mod published;
 
 pub use error::Error;
