@@ -9,11 +9,17 @@
 //! - [`mem`]: the host's heap as an allocator, and shared ownership;
 //! - [`lock`]: the host's locks, owning what they protect;
 //! - [`once`]: an array that is allocated when its first user comes;
-//! - [`published`]: a value that readers use while a writer replaces it.
+//! - [`published`]: a value that readers use while a writer replaces it;
+//! - [`tdp::table`]: live page tables.
 //!
 //! # Mechanisms
 //!
 //! - [`memslot`]: which guest frames are memory, and where the owner has it.
+//! - [`spte`]: entries of second-level page tables, as bits.
+//! - [`tdp`]: second-level page tables, changed in parallel.
+//! - [`vm`]: a VM, and what happens when its guest faults.
+//!
+//! What each of them guarantees stands in [`rules`], by number.
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
@@ -24,5 +30,13 @@ pub mod mem;
 pub mod memslot;
 pub mod once;
 pub mod published;
+pub mod spte;
+pub mod tdp;
+pub mod vm;
+
+/// The rules that the core keeps. Code and tests name them by their ids.
+pub mod rules {
+    #![doc = include_str!("rules.md")]
+}
 
 pub use error::Error;

@@ -27,6 +27,8 @@
 //!   to 31 (MS-9).
 use waterbear_hal::{Gfn, Level, Pfn};
 
+use crate::memslot::MMIO_GENERATION_BITS;
+
 /// A leaf or a link to a table.
 pub const PRESENT: u64 = 1 << 11;
 /// Read permission put aside by access tracking.
@@ -44,8 +46,6 @@ pub const FROZEN: u64 = 1 << 62;
 const SOFTWARE: u64 =
     PRESENT | SAVED_READ | SAVED_EXEC | HOST_WRITABLE | MMU_WRITABLE | FROZEN;
 
-/// log2 of the number of generations that an MMIO entry can tell apart.
-pub const MMIO_GENERATION_BITS: u32 = 20;
 const MMIO_GENERATION_SHIFT: u32 = 12;
 const MMIO_GENERATION_MASK: u64 = ((1 << MMIO_GENERATION_BITS) - 1) << MMIO_GENERATION_SHIFT;
 
@@ -292,17 +292,17 @@ impl EntryFormat {
 
     /// An entry that says "no memory here" as of `generation`, or `None` where
     /// this CPU cannot tell such an entry from a missing one.
-    pub const fn mmio(&self, generation: u64) -> Option<Spte> {
+    pub const fn mmio(&self, generation: u32) -> Option<Spte> {
         match self.bits.mmio {
             Some(bits) => Some(Spte(
-                bits | ((generation << MMIO_GENERATION_SHIFT) & MMIO_GENERATION_MASK),
+                bits | (((generation as u64) << MMIO_GENERATION_SHIFT) & MMIO_GENERATION_MASK),
             )),
             None => None,
         }
     }
 
     /// Whether the MMIO entry `spte` was made at `generation`.
-    pub const fn mmio_is_current(&self, spte: Spte, generation: u64) -> bool {
+    pub const fn mmio_is_current(&self, spte: Spte, generation: u32) -> bool {
         match self.mmio(generation) {
             Some(current) => current.0 == spte.0,
             None => false,

@@ -6,7 +6,7 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 use super::Mmu;
 use super::flush::{DirtyLog, Tlb};
 use super::iter::Iter;
-use super::walk::MmuRead;
+use super::walk::{MmuRead, Yielding};
 use crate::memslot::SpaceId;
 use crate::spte::Kind;
 
@@ -25,8 +25,8 @@ impl<H: Hal> Mmu<H> {
     ) -> bool {
         let format = &self.space.format;
         let mut young = false;
-        let roots = self.roots(Some(space));
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, |op, mut entry| {
+        let roots = self.roots(space);
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, Yielding::Allowed, |op, mut entry| {
             while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {
                 match op.exchange(entry, format.aged(entry.value())) {
                     Ok(()) => {
@@ -44,7 +44,7 @@ impl<H: Hal> Mmu<H> {
     /// cleared. Changes nothing. Does not take the lock.
     pub fn is_young(&self, space: SpaceId, range: Range<Gfn>) -> bool {
         let end = range.end.min(self.space.format.end());
-        self.roots(Some(space)).iter().flatten().any(|root| {
+        self.roots(space).iter().flatten().any(|root| {
             let rcu = RcuGuard::new(&self.space.hal);
             let mut iter = Iter::new(
                 root.walk(&self.space, &rcu),

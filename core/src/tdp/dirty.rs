@@ -1,13 +1,13 @@
 //! Write protection and the dirty log (TDP-13).
 use core::ops::Range;
 
-use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 
 use super::flush::{DirtyLog, Op, Tlb};
 use super::table::{Entry, Table};
-use super::walk::{Mode, MmuRead, MmuWrite};
+use super::walk::{Mode, MmuRead, MmuWrite, Yielding};
 use super::{DirtyTracking, Mmu};
+use crate::Error;
 use crate::memslot::SpaceId;
 use crate::spte::{EntryFormat, Kind, Spte};
 
@@ -23,8 +23,8 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         range: Range<Gfn>,
     ) {
-        let roots = self.roots(Some(space));
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, |op, entry| {
+        let roots = self.roots(space);
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, Yielding::Allowed, |op, entry| {
             clean(op, entry);
         });
     }
@@ -51,7 +51,7 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let roots = self.roots(Some(space));
+        let roots = self.roots(space);
         let mut more = true;
         while more {
             let guard = MmuRead::lock(&self.lock);
@@ -78,12 +78,43 @@ impl<H: Hal> Mmu<H> {
         }
     }
 
-    /// Takes W from the page at `gfn` in every root of every address space, so
-    /// that only a fault under the lock gives it back. When this returns no
-    /// vCPU writes there unseen. The caller has raised the page's track count
-    /// under the same `op`'s lock, held for writing.
-    pub(crate) fn write_track<T: Tlb, D: DirtyLog>(&self, op: &mut Op<'_, H, T, D>, table: (), gfn: Gfn) {
-        let _ = (op, table, gfn);
+    /// Runs `count`, which changes the track count of the page at `gfn`, under
+    /// the write lock; if it says that the page is tracked from now on, takes
+    /// W from the page in every root of every address space, so that only a
+    /// fault under the lock gives it back. When this returns no vCPU writes to
+    /// the page unseen (PT-2). Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// What `count` returned.
+    pub fn change_tracking(
+        &self,
+        tlb: &impl Tlb,
+        log: &impl DirtyLog,
+        gfn: Gfn,
+        count: impl FnOnce() -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let state = MmuWrite::lock(&self.lock);
+        if count()? {
+            let rcu = RcuGuard::new(&self.space.hal);
+            let mut op = Op::new(self, tlb, log, &rcu, MmuWrite::SHARED);
+            for root in state.roots.iter() {
+                write_track(&mut op, self.leaf(root, &rcu, gfn));
+            }
+            op.finish();
+        }
+        Ok(())
+    }
+}
+
+/// Makes one leaf fault on its next write, under the lock.
+fn write_track<'r, H: Hal, T: Tlb, D: DirtyLog>(op: &mut Op<'r, H, T, D>, mut entry: Entry<'r, H>) {
+    while entry.kind() == Kind::Leaf {
+        let new = op.mmu.space.format.write_tracked(entry.value());
+        match op.exchange(entry, new) {
+            Ok(()) => return,
+            Err(now) => entry = now,
+        }
     }
 }
 
@@ -93,7 +124,7 @@ fn cleaned(format: &EntryFormat, tracking: DirtyTracking, value: Spte, level: Le
     if tracking == DirtyTracking::DirtyBit && level == Level::L1 {
         format.cleaned(value)
     } else {
-        format.write_protected(value)
+        format.cleaned(format.write_protected(value))
     }
 }
 

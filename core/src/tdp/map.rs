@@ -1,6 +1,7 @@
 //! A fault installs a mapping, in parallel with other faults (TDP-2).
 use waterbear_hal::{Gfn, Hal, Level, Pfn};
 
+use super::DirtyTracking;
 use super::cache::TableCache;
 use super::flush::{DirtyLog, Op, Tlb};
 use super::table::{Entry, Table};
@@ -134,9 +135,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
 
     /// A page that became writable may be written from now on without another
     /// fault. After the entry, never before it: a collector that took the mark
-    /// first would have found nothing to protect (TDP-13).
+    /// first would have found nothing to protect (TDP-13). Where dirty bits
+    /// are scanned for, the entry itself is the mark.
     fn mark_written(&self, goal: &Goal) {
-        if goal.rights.write {
+        if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
             self.log.mark(goal.gfn, Level::L1);
         }
     }

@@ -22,7 +22,7 @@ pub enum MmioHit {
 impl<H: Hal> Mmu<H> {
     /// What stands at `gfn` after hardware faulted in the way of an MMIO
     /// entry. `generation` is that of the slots now, `None` while they change.
-    pub fn mmio_hit(&self, root: &Root<H>, gfn: Gfn, generation: Option<u64>) -> MmioHit {
+    pub fn mmio_hit(&self, root: &Root<H>, gfn: Gfn, generation: Option<u32>) -> MmioHit {
         let rcu = RcuGuard::new(&self.space.hal);
         let entry = self.leaf(root, &rcu, gfn);
         let current = entry.kind() == Kind::Mmio

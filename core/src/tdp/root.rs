@@ -46,7 +46,7 @@ impl<H: Hal> Root<H> {
         self.invalid.load(Ordering::Relaxed)
     }
 
-    pub(super) fn walk<'r>(&'r self, space: &'r Space<H>, rcu: &'r RcuGuard<'_, H>) -> Table<'r, H> {
+    pub(crate) fn walk<'r>(&'r self, space: &'r Space<H>, rcu: &'r RcuGuard<'_, H>) -> Table<'r, H> {
         self.table.walk(space, rcu)
     }
 }
@@ -70,19 +70,22 @@ impl<H: Hal> Roots<H> {
         }
     }
 
-    /// All roots, invalid ones too (TDP-9), of one address space or of all.
-    fn snapshot(&self, space: Option<SpaceId>) -> RootSet<H> {
+    /// Handles to all roots of an address space, invalid ones too (TDP-9).
+    fn snapshot(&self, space: SpaceId) -> RootSet<H> {
         core::array::from_fn(|i| {
             self.places[i]
                 .clone()
-                .filter(|root| space.is_none_or(|space| root.role.space == space))
+                .filter(|root| root.role.space == space)
         })
     }
 
+    /// All roots, invalid ones too.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RootRef<H>> {
+        self.places.iter().flatten()
+    }
+
     fn find(&self, role: RootRole) -> Option<RootRef<H>> {
-        self.places
-            .iter()
-            .flatten()
+        self.iter()
             .find(|root| root.role == role && !root.is_invalid())
             .cloned()
     }
@@ -126,8 +129,8 @@ impl<H: Hal> Mmu<H> {
         }
     }
 
-    /// All roots as of now, invalid ones too.
-    pub(super) fn roots(&self, space: Option<SpaceId>) -> RootSet<H> {
+    /// All roots of an address space as of now, invalid ones too.
+    pub(super) fn roots(&self, space: SpaceId) -> RootSet<H> {
         self.lock.read().roots.snapshot(space)
     }
 
@@ -136,19 +139,24 @@ impl<H: Hal> Mmu<H> {
     /// enters the guest again. When this returns nothing is mapped through
     /// them. May sleep. The caller holds `slots_lock`, or is the last user of
     /// the VM: invalidations take turns.
-    pub fn invalidate_roots(&self, tlb: &impl Tlb, log: &impl DirtyLog) {
-        let roots = {
+    ///
+    /// `logs` are those of the address spaces, in order: what hardware has
+    /// marked dirty goes there.
+    pub fn invalidate_roots<D: DirtyLog>(&self, tlb: &impl Tlb, logs: [&D; ADDRESS_SPACES]) {
+        {
             let state = self.lock.write();
-            for root in state.roots.places.iter().flatten() {
+            for root in state.roots.iter() {
                 // Relaxed: under the write lock, see `is_invalid`.
                 root.invalid.store(true, Ordering::Relaxed);
             }
             // Under the lock: who makes a new root after this makes a valid
             // one, and who holds an old one has the request pending.
             tlb.reload_roots();
-            state.roots.snapshot(None)
-        };
-        self.empty(tlb, log, &roots, Gfn(0)..self.space.format.end());
+        }
+        for (space, log) in SpaceId::ALL.into_iter().zip(logs) {
+            let roots = self.roots(space);
+            self.empty((tlb, log), &roots, Gfn(0)..self.space.format.end());
+        }
         let mut emptied: RootSet<H> = [const { None }; PLACES];
         {
             let mut state = self.lock.write();

@@ -2,13 +2,14 @@
 use core::ops::Range;
 
 use waterbear_hal::memory::ENTRIES;
-use waterbear_hal::{Gfn, Hal, Level};
+use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 
 use super::Mmu;
 use super::cache::TableCache;
 use super::flush::{DirtyLog, Op, Tlb};
+use super::iter::Iter;
 use super::table::Entry;
-use super::walk::{MmuRead, Step};
+use super::walk::{MmuRead, Step, Yielding};
 use crate::Error;
 use crate::memslot::SpaceId;
 use crate::spte::Kind;
@@ -54,13 +55,14 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         range: Range<Gfn>,
     ) -> Result<(), Error> {
-        let roots = self.roots(Some(space));
+        let roots = self.roots(space);
         let cache = core::cell::RefCell::new(TableCache::new());
         self.walk::<MmuRead, _, _, Error>(
             (tlb, log),
             &roots,
             range,
             Level::L2,
+            Yielding::Allowed,
             |op, mut entry| {
                 let Ok(mut cache) = cache.try_borrow_mut() else {
                     return Step::Pause;
@@ -78,5 +80,29 @@ impl<H: Hal> Mmu<H> {
                 Err(_) => Ok(()),
             },
         )
+    }
+}
+
+impl<H: Hal> Mmu<H> {
+    /// The first frame of `range` that is mapped, or could be, through a table
+    /// of 4 KiB entries. Does not take the lock for long: what it finds may be
+    /// gone when it returns.
+    pub fn next_small(&self, space: SpaceId, range: Range<Gfn>) -> Option<Gfn> {
+        let end = range.end.min(self.space.format.end());
+        self.roots(space)
+            .iter()
+            .flatten()
+            .filter_map(|root| {
+                let rcu = RcuGuard::new(&self.space.hal);
+                let table = root.walk(&self.space, &rcu);
+                let mut iter = Iter::new(table, range.start..end, Level::L2);
+                while let Some(entry) = iter.next() {
+                    if entry.level() == Level::L2 && entry.kind() == Kind::Table {
+                        return Some(iter.position());
+                    }
+                }
+                None
+            })
+            .min()
     }
 }

@@ -53,6 +53,15 @@ pub enum Step {
     Pause,
 }
 
+/// Whether a walk lets go of the lock when somebody waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Yielding {
+    /// It does, and may sleep between sections.
+    Allowed,
+    /// It must not sleep, so it goes on to the end.
+    Forbidden,
+}
+
 /// How many entries are visited between two looks at who waits.
 const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) { 1 } else { 64 };
 
@@ -70,6 +79,7 @@ impl<H: Hal> Mmu<H> {
         roots: &RootSet<H>,
         range: Range<Gfn>,
         floor: Level,
+        yielding: Yielding,
         mut visit: impl for<'r> FnMut(&mut Op<'r, H, T, D>, Entry<'r, H>) -> Step,
         mut pause: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
@@ -87,7 +97,7 @@ impl<H: Hal> Mmu<H> {
                         break end;
                     };
                     // Only past `from`: each section makes progress (TDP-7).
-                    if iter.position() > from {
+                    if yielding == Yielding::Allowed && iter.position() > from {
                         budget -= 1;
                         if budget == 0 {
                             budget = STRIDE;
@@ -121,6 +131,7 @@ impl<H: Hal> Mmu<H> {
         roots: &RootSet<H>,
         range: Range<Gfn>,
         floor: Level,
+        yielding: Yielding,
         mut visit: impl for<'r> FnMut(&mut Op<'r, H, T, D>, Entry<'r, H>),
     ) {
         let Ok(()) = self.walk::<M, T, D, core::convert::Infallible>(
@@ -128,6 +139,7 @@ impl<H: Hal> Mmu<H> {
             roots,
             range,
             floor,
+            yielding,
             |op, entry| {
                 visit(op, entry);
                 Step::On

@@ -7,28 +7,35 @@ use super::Mmu;
 use super::flush::{DirtyLog, Op, Tlb};
 use super::root::RootSet;
 use super::table::Entry;
-use super::walk::{Mode, MmuRead, MmuWrite};
+use super::walk::{Mode, MmuRead, MmuWrite, Yielding};
 use crate::memslot::SpaceId;
 use crate::spte::{Kind, Spte};
 
 impl<H: Hal> Mmu<H> {
     /// Removes everything that is mapped in `range` of an address space. A
     /// large mapping that only touches the range goes as a whole. When this
-    /// returns no vCPU can reach what was mapped. May sleep.
-    pub fn zap(&self, tlb: &impl Tlb, log: &impl DirtyLog, space: SpaceId, range: Range<Gfn>) {
-        let roots = self.roots(Some(space));
-        self.zap_in::<MmuWrite>(tlb, log, &roots, range);
+    /// returns no vCPU can reach what was mapped. May sleep if `yielding` says
+    /// so.
+    pub fn zap(
+        &self,
+        tlb: &impl Tlb,
+        log: &impl DirtyLog,
+        space: SpaceId,
+        range: Range<Gfn>,
+        yielding: Yielding,
+    ) {
+        let roots = self.roots(space);
+        self.zap_in::<MmuWrite>((tlb, log), &roots, range, yielding);
     }
 
     /// Empties invalid roots, in parallel with faults on valid ones.
     pub(super) fn empty(
         &self,
-        tlb: &impl Tlb,
-        log: &impl DirtyLog,
+        sinks: (&impl Tlb, &impl DirtyLog),
         roots: &RootSet<H>,
         range: Range<Gfn>,
     ) {
-        self.zap_in::<MmuRead>(tlb, log, roots, range);
+        self.zap_in::<MmuRead>(sinks, roots, range, Yielding::Allowed);
     }
 
     /// Leaves and whole tables at the lowest level first, then the tables
@@ -36,19 +43,24 @@ impl<H: Hal> Mmu<H> {
     /// than one table's worth of leaves.
     fn zap_in<M: Mode>(
         &self,
-        tlb: &impl Tlb,
-        log: &impl DirtyLog,
+        sinks: (&impl Tlb, &impl DirtyLog),
         roots: &RootSet<H>,
         range: Range<Gfn>,
+        yielding: Yielding,
     ) {
         let mut unit = Some(Level::L2);
         while let Some(level) = unit
             && level <= self.space.format.root_level()
         {
             let floor = if level == Level::L2 { Level::L1 } else { level };
-            self.walk_all::<M, _, _>((tlb, log), roots, range.clone(), floor, |op, entry| {
-                zap_entry(op, entry, &range, level);
-            });
+            self.walk_all::<M, _, _>(
+                sinks,
+                roots,
+                range.clone(),
+                floor,
+                yielding,
+                |op, entry| zap_entry(op, entry, &range, level),
+            );
             unit = level.above();
         }
     }
