@@ -8,7 +8,7 @@
 //! | 10 | [`VENDOR`] | mutex | registration and unregistration of the vendor | yes | nothing |
 //! | 20 | host's CPU-hotplug lock | the host's | the set of online CPUs | yes | vendor |
 //! | 30 | [`USAGE`] | mutex | the count of users of hardware virtualisation | yes | vendor, hotplug |
-//! | 40 | [`VM_LIST`] | mutex | the list of VMs | yes | vendor, hotplug |
+//! | 40 | [`VM_LIST`] | mutex | how many VMs there are and whether more may come | yes | vendor, hotplug |
 //! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | nothing |
 //! | 60 | [`SLOTS_ARCH`] | mutex | "read the set, prepare, publish"; lazy activation | yes | slots, a slot read section |
 //! | 70 | [`MMU`] | spinning reader-writer lock | roots, invalidation state, page-track counts | no | slots, a slot read section |
@@ -36,7 +36,7 @@ class! {
     USAGE, "usage_lock", 30, Sleeping
 }
 class! {
-    /// The list of VMs.
+    /// How many VMs there are and whether more may come.
     VM_LIST, "vm_list_lock", 40, Sleeping
 }
 class! {

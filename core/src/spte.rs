@@ -43,8 +43,7 @@ pub const MMU_WRITABLE: u64 = 1 << 58;
 pub const FROZEN: u64 = 1 << 62;
 
 /// The bits that belong to software in every format.
-const SOFTWARE: u64 =
-    PRESENT | SAVED_READ | SAVED_EXEC | HOST_WRITABLE | MMU_WRITABLE | FROZEN;
+const SOFTWARE: u64 = PRESENT | SAVED_READ | SAVED_EXEC | HOST_WRITABLE | MMU_WRITABLE | FROZEN;
 
 const MMIO_GENERATION_SHIFT: u32 = 12;
 const MMIO_GENERATION_MASK: u64 = ((1 << MMIO_GENERATION_BITS) - 1) << MMIO_GENERATION_SHIFT;
@@ -280,13 +279,7 @@ impl EntryFormat {
     pub(crate) const fn link(&self, pfn: Pfn) -> Spte {
         let b = &self.bits;
         Spte(
-            PRESENT
-                | b.read
-                | b.write
-                | b.exec
-                | b.always
-                | b.accessed
-                | (pfn.hpa().0 & b.address),
+            PRESENT | b.read | b.write | b.exec | b.always | b.accessed | (pfn.hpa().0 & b.address),
         )
     }
 

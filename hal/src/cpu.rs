@@ -16,20 +16,30 @@ const WORDS: usize = MAX_CPUS / 64;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CpuSet {
     words: [u64; WORDS],
+    overflowed: bool,
 }
 
 impl CpuSet {
     /// The empty set.
     pub const fn new() -> Self {
-        Self { words: [0; WORDS] }
+        Self {
+            words: [0; WORDS],
+            overflowed: false,
+        }
     }
 
-    /// Adds a CPU. A number that is out of range is ignored: no such CPU was
-    /// ever enabled.
+    /// Adds a CPU. One whose number is out of range does not become a member:
+    /// no such CPU is ever enabled. [`overflowed`](CpuSet::overflowed) tells.
     pub fn insert(&mut self, cpu: CpuId) {
-        if let Some(word) = self.words.get_mut(cpu as usize / 64) {
-            *word |= 1 << (cpu % 64);
+        match self.words.get_mut(cpu as usize / 64) {
+            Some(word) => *word |= 1 << (cpu % 64),
+            None => self.overflowed = true,
         }
+    }
+
+    /// Whether somebody tried to add a CPU with a number that is out of range.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// Whether the CPU is in the set.

@@ -59,8 +59,15 @@ pub mod twin {
         WriteProtectFlush,
         /// The lock around a vendor's registration.
         VendorLock,
-        /// Taking the usage lock when a CPU comes online.
+        /// Taking the usage lock around counting users and switching.
         UsageLock,
+        /// Keeping CPUs from coming and going while hardware virtualisation is
+        /// switched.
+        HotplugHold,
+        /// Reading the CPU of a vCPU only once.
+        CpuReadOnce,
+        /// Waking a sleeping vCPU.
+        WakeSleeper,
     }
 
     #[cfg(loom)]

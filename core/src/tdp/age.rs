@@ -26,17 +26,24 @@ impl<H: Hal> Mmu<H> {
         let format = &self.space.format;
         let mut young = false;
         let roots = self.roots(space);
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, Yielding::Allowed, |op, mut entry| {
-            while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {
-                match op.exchange(entry, format.aged(entry.value())) {
-                    Ok(()) => {
-                        young = true;
-                        break;
+        self.walk_all::<MmuRead, _, _>(
+            (tlb, log),
+            &roots,
+            range,
+            Level::L1,
+            Yielding::Allowed,
+            |op, mut entry| {
+                while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {
+                    match op.exchange(entry, format.aged(entry.value())) {
+                        Ok(()) => {
+                            young = true;
+                            break;
+                        }
+                        Err(now) => entry = now,
                     }
-                    Err(now) => entry = now,
                 }
-            }
-        });
+            },
+        );
         young
     }
 
@@ -46,11 +53,7 @@ impl<H: Hal> Mmu<H> {
         let end = range.end.min(self.space.format.end());
         self.roots(space).iter().flatten().any(|root| {
             let rcu = RcuGuard::new(&self.space.hal);
-            let mut iter = Iter::new(
-                root.walk(&self.space, &rcu),
-                range.start..end,
-                Level::L1,
-            );
+            let mut iter = Iter::new(root.walk(&self.space, &rcu), range.start..end, Level::L1);
             while let Some(entry) = iter.next() {
                 if entry.kind() == Kind::Leaf && self.space.format.is_young(entry.value()) {
                     return true;

@@ -5,7 +5,7 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 
 use super::flush::{DirtyLog, Op, Tlb};
 use super::table::{Entry, Table};
-use super::walk::{Mode, MmuRead, MmuWrite, Yielding};
+use super::walk::{MmuRead, MmuWrite, Mode, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
 use crate::memslot::SpaceId;
@@ -24,9 +24,16 @@ impl<H: Hal> Mmu<H> {
         range: Range<Gfn>,
     ) {
         let roots = self.roots(space);
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, range, Level::L1, Yielding::Allowed, |op, entry| {
-            clean(op, entry);
-        });
+        self.walk_all::<MmuRead, _, _>(
+            (tlb, log),
+            &roots,
+            range,
+            Level::L1,
+            Yielding::Allowed,
+            |op, entry| {
+                clean(op, entry);
+            },
+        );
     }
 
     /// Moves the dirty bits of `range` to the log, where hardware keeps them.

@@ -63,7 +63,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         let change = effect(entry.kind(), format.kind(new, entry.level()));
         let same_page = format.pfn(entry.value()) == format.pfn(new);
         if change == Effect::Illegal || (change == Effect::Compare && !same_page) {
-            self.mmu.space.hal.bug("an illegal change of a page-table entry");
+            self.mmu
+                .space
+                .hal
+                .bug("an illegal change of a page-table entry");
             return Effect::Illegal;
         }
         change

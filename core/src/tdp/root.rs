@@ -46,7 +46,11 @@ impl<H: Hal> Root<H> {
         self.invalid.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn walk<'r>(&'r self, space: &'r Space<H>, rcu: &'r RcuGuard<'_, H>) -> Table<'r, H> {
+    pub(crate) fn walk<'r>(
+        &'r self,
+        space: &'r Space<H>,
+        rcu: &'r RcuGuard<'_, H>,
+    ) -> Table<'r, H> {
         self.table.walk(space, rcu)
     }
 }

@@ -272,10 +272,7 @@ impl<'r, H: Hal> Entry<'r, H> {
             return Taken::Plain(Spte::EMPTY);
         }
         // AcqRel as in `compare_exchange`.
-        let old = self
-            .table
-            .word(self.gfn)
-            .swap(new.bits(), Ordering::AcqRel);
+        let old = self.table.word(self.gfn).swap(new.bits(), Ordering::AcqRel);
         self.note(old, new.bits());
         self.taken(Spte::from_bits(old))
     }
@@ -334,7 +331,10 @@ impl<'r, H: Hal> Entry<'r, H> {
     fn refuses(&self, new: Spte) -> bool {
         let is_link = self.table.space.format.kind(new, self.table.level) == Kind::Table;
         if is_link {
-            self.table.space.hal.bug("a link was written as a plain entry");
+            self.table
+                .space
+                .hal
+                .bug("a link was written as a plain entry");
         }
         is_link
     }
@@ -383,10 +383,7 @@ impl<H: Hal> Drop for Unlinked<'_, H> {
         // SAFETY: the exchange that made this value took the only link out,
         // and the due flush comes before the section ends (`Op` borrows it).
         unsafe {
-            self.table
-                .space
-                .hal
-                .free_table_deferred(self.table.pfn);
+            self.table.space.hal.free_table_deferred(self.table.pfn);
         }
     }
 }

@@ -63,7 +63,11 @@ pub enum Yielding {
 }
 
 /// How many entries are visited between two looks at who waits.
-const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) { 1 } else { 64 };
+const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) {
+    1
+} else {
+    64
+};
 
 impl<H: Hal> Mmu<H> {
     /// Visits every entry that covers `range` in each of `roots`, down to

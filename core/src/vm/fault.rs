@@ -170,10 +170,7 @@ impl<H: Hal> Vm<H> {
             _ => self.load_root(vcpu)?,
         };
         let slots = self.memslots.read();
-        let slot = slots
-            .set(vcpu.space)
-            .by_gfn(gfn)
-            .ok_or(Error::NotFound)?;
+        let slot = slots.set(vcpu.space).by_gfn(gfn).ok_or(Error::NotFound)?;
         if slot.invalid {
             return Err(Error::Again);
         }
@@ -251,13 +248,7 @@ impl<H: Hal> Vm<H> {
     }
 
     /// What the guest may do with the page. Under the lock, as for the level.
-    fn rights(
-        &self,
-        slot: &Slot<H>,
-        page: &HostPage,
-        access: Access,
-        tracked: bool,
-    ) -> LeafRights {
+    fn rights(&self, slot: &Slot<H>, page: &HostPage, access: Access, tracked: bool) -> LeafRights {
         let host_writable = page.writable && !slot.read_only();
         let mmu_writable = host_writable && !tracked;
         let unlogged = !slot.logs_dirty() || self.mmu.dirty == DirtyTracking::DirtyBit;

@@ -48,8 +48,7 @@ impl<H: Hal> SlotHooks<H> for Vm<H> {
             (false, true) => {
                 // What was written before is not in the log: `()`.
                 let frames = new.base..new.end();
-                self.mmu
-                    .start_logging(&self.vcpus, &(), new.space, frames);
+                self.mmu.start_logging(&self.vcpus, &(), new.space, frames);
             }
             (true, false) => self.collapse(new),
             _ => {}
