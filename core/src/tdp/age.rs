@@ -6,7 +6,7 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 use super::Mmu;
 use super::flush::{DirtyLog, Tlb};
 use super::iter::Iter;
-use super::walk::{MmuRead, Yielding};
+use super::walk::{MmuRead, Span, Yielding};
 use crate::memslot::SpaceId;
 use crate::spte::Kind;
 
@@ -26,24 +26,22 @@ impl<H: Hal> Mmu<H> {
         let format = &self.space.format;
         let mut young = false;
         let roots = self.roots(space);
-        self.walk_all::<MmuRead, _, _>(
-            (tlb, log),
-            &roots,
+        let span = Span {
             range,
-            Level::L1,
-            Yielding::Allowed,
-            |op, mut entry| {
-                while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {
-                    match op.exchange(entry, format.aged(entry.value())) {
-                        Ok(()) => {
-                            young = true;
-                            break;
-                        }
-                        Err(now) => entry = now,
+            floor: Level::L1,
+            yielding: Yielding::Allowed,
+        };
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, mut entry| {
+            while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {
+                match op.exchange(entry, format.aged(entry.value())) {
+                    Ok(()) => {
+                        young = true;
+                        break;
                     }
+                    Err(now) => entry = now,
                 }
-            },
-        );
+            }
+        });
         young
     }
 

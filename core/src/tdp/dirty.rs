@@ -5,7 +5,7 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 
 use super::flush::{DirtyLog, Op, Tlb};
 use super::table::{Entry, Table};
-use super::walk::{MmuRead, MmuWrite, Mode, Yielding};
+use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
 use crate::memslot::SpaceId;
@@ -24,16 +24,14 @@ impl<H: Hal> Mmu<H> {
         range: Range<Gfn>,
     ) {
         let roots = self.roots(space);
-        self.walk_all::<MmuRead, _, _>(
-            (tlb, log),
-            &roots,
+        let span = Span {
             range,
-            Level::L1,
-            Yielding::Allowed,
-            |op, entry| {
-                clean(op, entry);
-            },
-        );
+            floor: Level::L1,
+            yielding: Yielding::Allowed,
+        };
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| {
+            clean(op, entry);
+        });
     }
 
     /// Moves the dirty bits of `range` to the log, where hardware keeps them.

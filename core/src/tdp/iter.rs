@@ -44,20 +44,6 @@ impl<'r, H: Hal> Iter<'r, H> {
         self.at
     }
 
-    /// The next entry.
-    #[inline]
-    pub fn next(&mut self) -> Option<Entry<'r, H>> {
-        if let Some(last) = self.last.take() {
-            self.step(last);
-        }
-        if self.at >= self.end {
-            return None;
-        }
-        let entry = self.current.entry(self.at);
-        self.last = Some(entry);
-        Some(entry)
-    }
-
     /// Goes on from `last`: into its table if it has one, else to the entry
     /// after it, up through parents where a table ends.
     #[inline]
@@ -82,5 +68,22 @@ impl<'r, H: Hal> Iter<'r, H> {
             level = above;
             self.current = parent;
         }
+    }
+}
+
+impl<'r, H: Hal> Iterator for Iter<'r, H> {
+    type Item = Entry<'r, H>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Entry<'r, H>> {
+        if let Some(last) = self.last.take() {
+            self.step(last);
+        }
+        if self.at >= self.end {
+            return None;
+        }
+        let entry = self.current.entry(self.at);
+        self.last = Some(entry);
+        Some(entry)
     }
 }

@@ -1,10 +1,12 @@
 //! A fault installs a mapping, in parallel with other faults (TDP-2).
-use waterbear_hal::{Gfn, Hal, Level, Pfn};
+use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
 
-use super::DirtyTracking;
 use super::cache::TableCache;
 use super::flush::{DirtyLog, Op, Tlb};
+use super::invalidate::Snapshot;
+use super::root::Root;
 use super::table::{Entry, Table};
+use super::{DirtyTracking, Mmu};
 use crate::spte::{Kind, LeafRights};
 
 /// What a fault wants.
@@ -37,16 +39,40 @@ pub enum Mapped {
     Retry,
 }
 
+impl<H: Hal> Mmu<H> {
+    /// Installs the page that was found after `snapshot` was taken, unless it
+    /// may be stale or the root is: then nothing is done and the answer is
+    /// [`Mapped::Retry`]. What to install is decided by `decide`, under the
+    /// lock. Does not sleep.
+    pub fn install(
+        &self,
+        (tlb, log): (&impl Tlb, &impl DirtyLog),
+        root: &Root<H>,
+        cache: &mut TableCache<H>,
+        snapshot: Snapshot,
+        gfn: Gfn,
+        decide: impl FnOnce() -> Goal,
+    ) -> (Mapped, Level) {
+        let state = self.lock.read();
+        // TDP-8, TDP-9: the checks that count, with the lock held that
+        // invalidations take for writing.
+        if root.is_invalid() || self.is_stale(&state, snapshot, gfn) {
+            return (Mapped::Retry, Level::L1);
+        }
+        let goal = decide();
+        let rcu = RcuGuard::new(&self.space.hal);
+        let mut op = Op::new(self, tlb, log, &rcu, true);
+        let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
+        op.finish();
+        (mapped, goal.level)
+    }
+}
+
 impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// Walks from `root` to the level of the goal, adds the tables that are
     /// missing, and installs the leaf. On a lost race nothing was written and
     /// the walk goes on with what it saw.
-    pub(super) fn map(
-        &mut self,
-        root: Table<'r, H>,
-        cache: &mut TableCache<H>,
-        goal: &Goal,
-    ) -> Mapped {
+    fn map(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, goal: &Goal) -> Mapped {
         let mut entry = root.entry(goal.gfn);
         loop {
             let next = if entry.level() == goal.level {

@@ -5,7 +5,6 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 use super::Mmu;
 use super::cache::TableCache;
 use super::flush::{DirtyLog, Op, Tlb};
-use super::map::Mapped;
 use super::root::Root;
 use super::table::Table;
 use crate::spte::{Kind, Spte};
@@ -33,31 +32,46 @@ impl<H: Hal> Mmu<H> {
             MmioHit::Stale
         }
     }
+
+    /// Puts the MMIO entry `new` at `gfn`, unless the root is stale. Best
+    /// effort: without the entry the next access is only slower. Does not
+    /// sleep.
+    pub fn install_mmio(
+        &self,
+        tlb: &impl Tlb,
+        root: &Root<H>,
+        cache: &mut TableCache<H>,
+        gfn: Gfn,
+        new: Spte,
+    ) {
+        let _state = self.lock.read();
+        if root.is_invalid() {
+            return;
+        }
+        let rcu = RcuGuard::new(&self.space.hal);
+        let mut op = Op::new(self, tlb, &(), &rcu, true);
+        op.map_mmio(root.walk(&self.space, &rcu), cache, gfn, new);
+        op.finish();
+    }
 }
 
 impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// Puts the MMIO entry `new` at `gfn`, at the lowest level. A mapping that
     /// stands there is dropped first, and flushed.
-    pub(super) fn map_mmio(
-        &mut self,
-        root: Table<'r, H>,
-        cache: &mut TableCache<H>,
-        gfn: Gfn,
-        new: Spte,
-    ) -> Mapped {
+    fn map_mmio(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, gfn: Gfn, new: Spte) {
         let mut entry = root.entry(gfn);
         loop {
             let step = match entry.kind() {
-                Kind::Frozen => return Mapped::Retry,
+                Kind::Frozen => return,
                 Kind::Table => match entry.child() {
                     Some(child) => Err(child.entry(gfn)),
-                    None => return Mapped::Retry,
+                    None => return,
                 },
                 Kind::Leaf => self.replace(entry, Spte::EMPTY).and(Err(entry.reload())),
-                Kind::Mmio if entry.value() == new => return Mapped::Spurious,
+                Kind::Mmio if entry.value() == new => return,
                 Kind::Empty | Kind::Mmio if entry.level() == Level::L1 => self.exchange(entry, new),
                 Kind::Empty | Kind::Mmio => match cache.take() {
-                    None => return Mapped::Retry,
+                    None => return,
                     Some(table) => match self.link(entry, table) {
                         Ok(child) => Err(child.entry(gfn)),
                         Err((now, table)) => {
@@ -68,7 +82,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                 },
             };
             match step {
-                Ok(()) => return Mapped::Installed,
+                Ok(()) => return,
                 Err(now) => entry = now,
             }
         }

@@ -9,7 +9,7 @@ use super::cache::TableCache;
 use super::flush::{DirtyLog, Op, Tlb};
 use super::iter::Iter;
 use super::table::Entry;
-use super::walk::{MmuRead, Step, Yielding};
+use super::walk::{MmuRead, Span, Step, Yielding};
 use crate::Error;
 use crate::memslot::SpaceId;
 use crate::spte::Kind;
@@ -60,9 +60,11 @@ impl<H: Hal> Mmu<H> {
         self.walk::<MmuRead, _, _, Error>(
             (tlb, log),
             &roots,
-            range,
-            Level::L2,
-            Yielding::Allowed,
+            Span {
+                range,
+                floor: Level::L2,
+                yielding: Yielding::Allowed,
+            },
             |op, mut entry| {
                 let Ok(mut cache) = cache.try_borrow_mut() else {
                     return Step::Pause;

@@ -71,7 +71,9 @@ impl<H: Hal> FreshTable<H> {
             return;
         }
         // SAFETY: this value owns the table.
-        let page = unsafe { self.hal.table(self.pfn).as_ref() };
+        let page = unsafe { self.hal.table(self.pfn) };
+        // SAFETY: as above; entries are atomic, so sharing is all it takes.
+        let page = unsafe { page.as_ref() };
         if let Some(entry) = page.entries.get(index) {
             // Relaxed: whoever links the table releases what is in it.
             entry.store(value.bits(), Ordering::Relaxed);

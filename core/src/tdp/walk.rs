@@ -62,6 +62,17 @@ pub enum Yielding {
     Forbidden,
 }
 
+/// What a walk covers.
+#[derive(Clone)]
+pub(super) struct Span {
+    /// The frames.
+    pub(super) range: Range<Gfn>,
+    /// The lowest tables that are visited.
+    pub(super) floor: Level,
+    /// Whether it lets go of the lock.
+    pub(super) yielding: Yielding,
+}
+
 /// How many entries are visited between two looks at who waits.
 const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) {
     1
@@ -70,8 +81,7 @@ const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) {
 };
 
 impl<H: Hal> Mmu<H> {
-    /// Visits every entry that covers `range` in each of `roots`, down to
-    /// tables at `floor`. Between sections `pause` runs without the lock; it
+    /// Visits every entry that covers the span in each of `roots`. Between sections `pause` runs without the lock; it
     /// may sleep, and may end the walk with an error.
     ///
     /// # Errors
@@ -81,27 +91,25 @@ impl<H: Hal> Mmu<H> {
         &self,
         (tlb, log): (&T, &D),
         roots: &RootSet<H>,
-        range: Range<Gfn>,
-        floor: Level,
-        yielding: Yielding,
+        span: Span,
         mut visit: impl for<'r> FnMut(&mut Op<'r, H, T, D>, Entry<'r, H>) -> Step,
         mut pause: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let end = range.end.min(self.space.format.end());
+        let end = span.range.end.min(self.space.format.end());
         for root in roots.iter().flatten() {
-            let mut from = range.start;
+            let mut from = span.range.start;
             while from < end {
                 let guard = M::lock(&self.lock);
                 let rcu = RcuGuard::new(&self.space.hal);
                 let mut op = Op::new(self, tlb, log, &rcu, M::SHARED);
-                let mut iter = Iter::new(root.walk(&self.space, &rcu), from..end, floor);
+                let mut iter = Iter::new(root.walk(&self.space, &rcu), from..end, span.floor);
                 let mut budget = STRIDE;
                 let stopped = loop {
                     let Some(entry) = iter.next() else {
                         break end;
                     };
                     // Only past `from`: each section makes progress (TDP-7).
-                    if yielding == Yielding::Allowed && iter.position() > from {
+                    if span.yielding == Yielding::Allowed && iter.position() > from {
                         budget -= 1;
                         if budget == 0 {
                             budget = STRIDE;
@@ -133,17 +141,13 @@ impl<H: Hal> Mmu<H> {
         &self,
         sinks: (&T, &D),
         roots: &RootSet<H>,
-        range: Range<Gfn>,
-        floor: Level,
-        yielding: Yielding,
+        span: Span,
         mut visit: impl for<'r> FnMut(&mut Op<'r, H, T, D>, Entry<'r, H>),
     ) {
         let Ok(()) = self.walk::<M, T, D, core::convert::Infallible>(
             sinks,
             roots,
-            range,
-            floor,
-            yielding,
+            span,
             |op, entry| {
                 visit(op, entry);
                 Step::On

@@ -34,7 +34,7 @@ impl<H: Hal> Vm<H> {
         let bitmap = slot.dirty.as_ref().ok_or(Error::NotFound)?;
         let log = log.get_mut(..bitmap.len()).ok_or(Error::Invalid)?;
         self.mmu
-            .harvest(&self.vcpus, &***slot, space, slot.base..slot.end());
+            .harvest(&self.vcpus, &**slot, space, slot.base..slot.end());
         if !clear {
             for (index, word) in log.iter_mut().enumerate() {
                 *word = bitmap.peek(index);

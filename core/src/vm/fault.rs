@@ -6,14 +6,13 @@
 //! unmapped before the faults that found it are over (MS-3).
 use waterbear_hal::sync::atomic::Ordering;
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{Gfn, Gpa, Hal, HostPage, Level, RcuGuard};
+use waterbear_hal::{Gfn, Gpa, Hal, HostPage, Level};
 
 use super::Vm;
 use crate::Error;
 use crate::memslot::{Slot, SlotsRead, SpaceId};
 use crate::spte::LeafRights;
 use crate::tdp::fast::Access;
-use crate::tdp::flush::Op;
 use crate::tdp::mmio::MmioHit;
 use crate::tdp::{DirtyTracking, FastFault, Goal, Mapped, RootRef, RootRole, TableCache};
 
@@ -126,7 +125,7 @@ impl<H: Hal> Vm<H> {
         }
         if self
             .mmu
-            .fast_fault(&root, gfn, access, &***slot, slot.logs_dirty())
+            .fast_fault(&root, gfn, access, &**slot, slot.logs_dirty())
             == FastFault::Fixed
         {
             return Ok(Outcome::Resume);
@@ -196,32 +195,26 @@ impl<H: Hal> Vm<H> {
         let snapshot = self.mmu.snapshot();
         let hva = slot.hva_of(gfn).ok_or(Error::Fault)?;
         let page = self.hal.resolve(&self.user, hva, access.write)?;
-        let state = self.mmu.lock.read();
-        let mut mapped = Mapped::Retry;
-        let mut level = Level::L1;
-        if !root.is_invalid() && !self.mmu.is_stale(&state, snapshot, gfn) {
+        let decide = || {
             let tracked = if removed(Part::TrackRecheck) {
                 tracked
             } else {
                 // The counts change under the write lock only (PT-4).
                 is_tracked(slot, gfn)
             };
-            level = self.level(slot, gfn, &page);
-            let goal = Goal {
+            Goal {
                 gfn,
                 pfn: page.pfn,
-                level,
+                level: self.level(slot, gfn, &page),
                 rights: self.rights(slot, &page, access, tracked),
                 write: access.write,
                 exec: access.exec,
-            };
-            let rcu = RcuGuard::new(&self.hal);
-            let mut op = Op::new(&self.mmu, &self.vcpus, slot, &rcu, true);
-            let table = root.walk(&self.mmu.space, &rcu);
-            mapped = op.map(table, &mut vcpu.cache, &goal);
-            op.finish();
-        }
-        drop(state);
+            }
+        };
+        let sinks = (&self.vcpus, slot);
+        let (mapped, level) = self
+            .mmu
+            .install(sinks, root, &mut vcpu.cache, snapshot, gfn, decide);
         // Without notifications the mapping owns the reference.
         if H::HAS_NOTIFIER || mapped != Mapped::Installed {
             self.hal.release(page.pfn, access.write);
@@ -277,14 +270,8 @@ impl<H: Hal> Vm<H> {
             return Ok(());
         }
         vcpu.cache.top_up(&self.hal)?;
-        let _state = self.mmu.lock.read();
-        if !root.is_invalid() {
-            let rcu = RcuGuard::new(&self.hal);
-            let mut op = Op::new(&self.mmu, &self.vcpus, &(), &rcu, true);
-            let table = root.walk(&self.mmu.space, &rcu);
-            let _ = op.map_mmio(table, &mut vcpu.cache, gfn, new);
-            op.finish();
-        }
+        self.mmu
+            .install_mmio(&self.vcpus, root, &mut vcpu.cache, gfn, new);
         Ok(())
     }
 }
