@@ -7,7 +7,7 @@ use super::Mmu;
 use super::flush::{DirtyLog, Op, Tlb};
 use super::root::RootSet;
 use super::table::Entry;
-use super::walk::{MmuRead, MmuWrite, Mode, Yielding};
+use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use crate::memslot::SpaceId;
 use crate::spte::{Kind, Spte};
 
@@ -53,8 +53,13 @@ impl<H: Hal> Mmu<H> {
             && level <= self.space.format.root_level()
         {
             let floor = if level == Level::L2 { Level::L1 } else { level };
-            self.walk_all::<M, _, _>(sinks, roots, range.clone(), floor, yielding, |op, entry| {
-                zap_entry(op, entry, &range, level)
+            let span = Span {
+                range: range.clone(),
+                floor,
+                yielding,
+            };
+            self.walk_all::<M, _, _>(sinks, roots, span, |op, entry| {
+                zap_entry(op, entry, &range, level);
             });
             unit = level.above();
         }
