@@ -51,8 +51,8 @@ impl<H: Hal> Mmu<H> {
         let end = range.end.min(self.space.format.end());
         self.roots(space).iter().flatten().any(|root| {
             let rcu = RcuGuard::new(&self.space.hal);
-            let mut iter = Iter::new(root.walk(&self.space, &rcu), range.start..end, Level::L1);
-            while let Some(entry) = iter.next() {
+            let iter = Iter::new(root.walk(&self.space, &rcu), range.start..end, Level::L1);
+            for entry in iter {
                 if entry.kind() == Kind::Leaf && self.space.format.is_young(entry.value()) {
                     return true;
                 }
