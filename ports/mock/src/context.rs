@@ -8,7 +8,7 @@ use waterbear_hal::CpuId;
 use waterbear_hal::lock::{LockClass, LockKind};
 
 use crate::grace::Section;
-use crate::{Machine, broken};
+use crate::{Machine, Mock, broken};
 
 /// One lock that a thread holds.
 #[derive(Clone, Copy)]
@@ -103,6 +103,21 @@ impl Machine {
         if self.checking && !std::thread::panicking() && self.thread().irqs_off.get() {
             broken!("{what} needs interrupts on, but they are off");
         }
+    }
+}
+
+impl<const NOTIFIER: bool> Mock<NOTIFIER> {
+    /// Whether this thread is in an RCU read section.
+    pub fn in_rcu_section(&self) -> bool {
+        self.0.thread().rcu_depth.get() > 0
+    }
+
+    /// The names of the locks that this thread holds, oldest first. Known only
+    /// while rules are checked.
+    pub fn held_locks(&self) -> Vec<&'static str> {
+        let thread = self.0.thread();
+        let held = thread.held.borrow();
+        held.iter().map(|held| held.class.name).collect()
     }
 }
 

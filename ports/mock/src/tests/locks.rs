@@ -30,6 +30,7 @@ fn locks_are_taken_in_order_of_rank() {
     outer.lock();
     inner.lock();
     spin.read();
+    assert_eq!(host.held_locks(), ["outer", "inner", "spin"]);
     // SAFETY: locked above, by this thread; in any order.
     unsafe { outer.unlock() };
     // SAFETY: locked above, by this thread.

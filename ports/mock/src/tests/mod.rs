@@ -9,7 +9,7 @@ mod rewind;
 mod sleeping;
 mod user;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use waterbear_hal::{Memory, Pfn};
 
@@ -21,7 +21,7 @@ fn write(host: &MockHost, table: Pfn, index: usize, new: u64) {
     let memory = unsafe { host.table(table) };
     // SAFETY: as above.
     let memory = unsafe { memory.as_ref() };
-    let old = memory.entries[index].swap(new, Relaxed);
+    let old = memory.entries[index].swap(new, AcqRel);
     host.note_entry_write(table, index, old, new);
 }
 
@@ -31,7 +31,7 @@ fn read(host: &MockHost, table: Pfn, index: usize) -> u64 {
     let memory = unsafe { host.table(table) };
     // SAFETY: as above.
     let memory = unsafe { memory.as_ref() };
-    memory.entries[index].load(Relaxed)
+    memory.entries[index].load(Acquire)
 }
 
 fn free(host: &MockHost, table: Pfn) {

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use waterbear_hal::{Memory, Rcu, RcuGuard, Srcu};
+use waterbear_hal::{Memory, Pfn, Rcu, RcuGuard, Srcu};
 
-use super::{free_deferred, read};
-use crate::{MockHost, PinningHost};
+use super::{free_deferred, read, write};
+use crate::{MockConfig, MockHost, PinningHost};
 
 #[test]
 fn a_deferred_frame_stays_until_the_section_ends() {
@@ -80,6 +80,41 @@ fn another_threads_section_delays_the_free_and_a_later_one_does_not() {
         host.rcu_barrier();
         host.assert_no_leaks();
         reach(4);
+    });
+}
+
+#[test]
+fn readers_never_meet_a_freed_table() {
+    let host = MockHost::with(MockConfig::new().tables(8));
+    let root = host.alloc_table().unwrap();
+    let rounds = if cfg!(miri) { 20 } else { 5_000 };
+    let over = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while !over.load(SeqCst) {
+                    let _guard = RcuGuard::new(&host);
+                    let link = read(&host, root, 0);
+                    assert!(link == 0 || read(&host, Pfn(link), 1) == 42);
+                }
+            });
+        }
+        for _ in 0..rounds {
+            let child = loop {
+                match host.alloc_table() {
+                    Ok(child) => break child,
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            write(&host, child, 1, 42);
+            let _guard = RcuGuard::new(&host);
+            let old = read(&host, root, 0);
+            write(&host, root, 0, child.0);
+            if old != 0 {
+                free_deferred(&host, Pfn(old));
+            }
+        }
+        over.store(true, SeqCst);
     });
 }
 
