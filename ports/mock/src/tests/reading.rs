@@ -87,7 +87,7 @@ fn another_threads_section_delays_the_free_and_a_later_one_does_not() {
 fn readers_never_meet_a_freed_table() {
     let host = MockHost::with(MockConfig::new().tables(8));
     let root = host.alloc_table().unwrap();
-    let rounds = if cfg!(miri) { 20 } else { 5_000 };
+    let rounds = if cfg!(miri) { 12 } else { 5_000 };
     let over = AtomicBool::new(false);
     std::thread::scope(|s| {
         for _ in 0..2 {

@@ -104,3 +104,12 @@ fn a_walker_sees_the_past_and_hardware_is_recorded() {
         .collect();
     assert_eq!(seen, [None, Some(1), Some(1), Some(2)]);
 }
+
+#[test]
+#[should_panic(expected = "but before that it was 0x1")]
+fn a_write_reported_with_the_wrong_old_value_is_found() {
+    let host = MockHost::new();
+    let table = host.alloc_table().unwrap();
+    write(&host, table, 3, 1);
+    host.record(|| host.note_entry_write(table, 3, 2, 1));
+}
