@@ -8,8 +8,10 @@ use crate::vm::{Dump, Event, GFN_END, LOG_DIRTY, Vm, gone, region};
 /// A VM with three slots in two spaces, and the updates to try on it.
 fn vm(tracks: bool) -> Vm {
     let vm = Vm::new();
-    vm.set(region(0, 0, 0x100, 0x300, 0x700, 0)).expect("create");
-    vm.set(region(0, 7, 0x900, 0x10, 0x700, LOG_DIRTY)).expect("create");
+    vm.set(region(0, 0, 0x100, 0x300, 0x700, 0))
+        .expect("create");
+    vm.set(region(0, 7, 0x900, 0x10, 0x700, LOG_DIRTY))
+        .expect("create");
     vm.set(region(1, 0, 0x100, 0x10, 0x700, 0)).expect("create");
     if tracks {
         vm.slots.activate_track().expect("memory");

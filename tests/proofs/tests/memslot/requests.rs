@@ -163,7 +163,8 @@ fn the_slot_word_of_the_interface_is_taken_apart_without_losing_bits() {
 #[test]
 fn a_range_that_ends_exactly_at_the_top_is_legal() {
     let vm = Vm::new();
-    vm.set(region(0, 0, GFN_END.0 - 4, 4, 16, 0)).expect("legal");
+    vm.set(region(0, 0, GFN_END.0 - 4, 4, 16, 0))
+        .expect("legal");
     assert_eq!(
         vm.set(region(0, 1, GFN_END.0 - 3, 4, 16, 0)),
         Err(Error::Invalid)
@@ -244,12 +245,14 @@ fn overlap_is_refused_in_one_space_and_allowed_across_spaces() {
             if npages == 5 && meets(10, 20) {
                 assert_eq!(vm.set(moved), Err(Error::Exists), "{gfn}");
             }
-            vm.set(region(1, 2, gfn, npages, 300, 0)).expect("other space");
+            vm.set(region(1, 2, gfn, npages, 300, 0))
+                .expect("other space");
             vm.set(gone(1, 2)).expect("delete");
         }
     }
     assert_eq!(vm.dump(), before);
-    vm.set(region(0, 1, 42, 5, 200, 0)).expect("moves over itself");
+    vm.set(region(0, 1, 42, 5, 200, 0))
+        .expect("moves over itself");
     vm.finish();
 }
 
