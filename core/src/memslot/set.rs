@@ -7,6 +7,7 @@ use waterbear_hal::{Gfn, Hal, Hva};
 use crate::Error;
 use crate::mem::{Box, Heap, Shared, Vec, boxed};
 
+use super::edit::edited;
 use super::generation::Generation;
 use super::hva::{Hits, HvaIndex};
 use super::ids::IdIndex;
@@ -72,23 +73,22 @@ impl<H: Hal> SlotSet<H> {
         slot: Option<&Shared<Slot<H>, H>>,
         generation: Generation,
     ) -> Result<Box<Self, H>, Error> {
-        let mut by_gfn = Vec::new_in(Heap(hal.clone()));
-        by_gfn.try_reserve_exact(self.by_gfn.len() + 1)?;
-        let mut add = slot.map(|slot| Frames::of(slot));
-        // Every push is within the capacity just reserved.
-        for frames in self.by_gfn.iter().filter(|f| u32::from(f.id) != id) {
-            if let Some(new) = add.take_if(|new| new.base < frames.base) {
-                by_gfn.push(new);
-            }
-            by_gfn.push(*frames);
-        }
-        by_gfn.extend(add);
+        let place = |base| self.by_gfn.partition_point(|frames| frames.base < base);
+        let old = self.by_id(id);
+        let by_gfn = edited(
+            hal,
+            &self.by_gfn,
+            old.map(|old| place(old.base)),
+            slot.map(|slot| (place(slot.base), Frames::of(slot))),
+        )?;
         boxed(
             hal,
             Self {
                 generation: AtomicU64::new(generation.0),
                 by_gfn,
-                by_hva: self.by_hva.with(hal, id, slot.map(|slot| &**slot))?,
+                by_hva: self
+                    .by_hva
+                    .with(hal, old.map(|s| &**s), slot.map(|s| &**s))?,
                 by_id: self.by_id.with(hal, id, slot)?,
             },
         )
