@@ -74,8 +74,12 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
 
     fn pin(&self) -> CpuId {
         let thread = self.0.thread();
-        thread.pins.set(thread.pins.get() + 1);
-        thread.cpu.get()
+        let (cpu, pins) = (thread.cpu.get(), thread.pins.get());
+        if pins == 0 && !thread.irqs_off.get() {
+            self.0.cpus.get(cpu).wait_for_turn();
+        }
+        thread.pins.set(pins + 1);
+        cpu
     }
 
     #[track_caller]
@@ -279,7 +283,7 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
 
     /// Brings `cpu` online, or takes it offline, unless somebody holds the
     /// CPUs: then waits. `notice` runs on that CPU while it is online, and says
-    /// whether the change may stand. Returns that.
+    /// whether the change stands. Returns that.
     #[track_caller]
     pub fn set_online(&self, cpu: CpuId, online: bool, notice: impl FnOnce(CpuId) -> bool) -> bool {
         let machine = &*self.0;
