@@ -98,7 +98,7 @@ fn activation_meets(update: Region, exists: bool) {
 /// Proves MS-1, MS-2, MS-5, MS-6.
 #[test]
 fn a_slot_that_is_made_during_activation_has_counts() {
-    explore(2, || activation_meets(region(1, 1), false));
+    explore(3, || activation_meets(region(1, 1), false));
 }
 
 /// Proves MS-6.
@@ -107,14 +107,14 @@ fn a_slot_that_is_made_during_activation_has_counts_twin() {
     must_fail(
         Part::SlotsArchLock,
         "twin: counts are active and a slot has none",
-        || explore(2, || activation_meets(region(1, 1), false)),
+        || explore(3, || activation_meets(region(1, 1), false)),
     );
 }
 
 /// Proves MS-3, MS-5, MS-6.
 #[test]
 fn a_slot_that_moves_during_activation_has_counts() {
-    explore(2, || activation_meets(region(3, 1), true));
+    explore(3, || activation_meets(region(3, 1), true));
 }
 
 /// Proves MS-6.
@@ -123,7 +123,7 @@ fn a_slot_that_moves_during_activation_has_counts_twin() {
     must_fail(
         Part::SlotsArchLock,
         "twin: counts are active and a slot has none",
-        || explore(2, || activation_meets(region(3, 1), true)),
+        || explore(3, || activation_meets(region(3, 1), true)),
     );
 }
 
@@ -161,7 +161,7 @@ fn faults_meet_a_delete() {
 /// Proves MS-3, MS-7.
 #[test]
 fn nobody_maps_a_page_of_a_slot_after_it_was_zapped() {
-    explore(2, faults_meet_a_delete);
+    explore(3, faults_meet_a_delete);
 }
 
 /// Proves MS-3.
@@ -170,23 +170,60 @@ fn nobody_maps_a_page_of_a_slot_after_it_was_zapped_twin() {
     must_fail(
         Part::SlotsSynchronize,
         "twin: a mapping outlives its slot",
-        || explore(2, faults_meet_a_delete),
+        || explore(3, faults_meet_a_delete),
     );
 }
 
+/// One thread notifies, so that at most one spins: the checker follows two that
+/// spin for ever.
 fn notifications_meet_an_update() {
     let (host, slots) = vm();
-    let notifications = [(); 2].map(|()| {
+    let notifier = thread::spawn({
         let slots = Arc::clone(&slots);
-        thread::spawn(move || {
+        move || {
             let present = || slots.read().set(SPACE).by_gfn(Gfn(1)).is_some();
-            slots.gate().begin();
-            let began = present();
-            let ended = present();
-            slots.gate().end();
-            assert_eq!(began, ended, "twin: a notification ends on another set");
-        })
+            for _ in 0..2 {
+                slots.gate().begin();
+                let began = present();
+                let ended = present();
+                slots.gate().end();
+                assert_eq!(began, ended, "twin: a notification ends on another set");
+            }
+        }
     });
+    slots.set_region(&Nothing, region(1, 1)).expect("create");
+    notifier.join().expect("no panic");
+    finish(host, slots);
+}
+
+/// Proves MS-10.
+#[test]
+fn a_notification_ends_on_the_set_that_it_began_on() {
+    explore(3, notifications_meet_an_update);
+}
+
+/// Proves MS-10.
+#[test]
+fn a_notification_ends_on_the_set_that_it_began_on_twin() {
+    must_fail(
+        Part::PublishGate,
+        "twin: a notification ends on another set",
+        || explore(3, notifications_meet_an_update),
+    );
+}
+
+fn notifications_end_while_an_update_waits() {
+    let (host, slots) = vm();
+    let notifications = [(); 2].map(|()| {
+        slots.gate().begin();
+        let slots = Arc::clone(&slots);
+        move || {
+            let present = slots.read().set(SPACE).by_gfn(Gfn(1)).is_some();
+            slots.gate().end();
+            assert!(!present, "twin: a notification ends on another set");
+        }
+    });
+    let notifications = notifications.map(thread::spawn);
     // A wake-up that is lost is a deadlock, which the checker reports.
     slots.set_region(&Nothing, region(1, 1)).expect("create");
     for notification in notifications {
@@ -197,17 +234,17 @@ fn notifications_meet_an_update() {
 
 /// Proves MS-10.
 #[test]
-fn a_notification_ends_on_the_set_that_it_began_on() {
-    explore(2, notifications_meet_an_update);
+fn the_last_of_two_notifications_wakes_an_update_that_waits() {
+    explore(3, notifications_end_while_an_update_waits);
 }
 
 /// Proves MS-10.
 #[test]
-fn a_notification_ends_on_the_set_that_it_began_on_twin() {
+fn the_last_of_two_notifications_wakes_an_update_that_waits_twin() {
     must_fail(
         Part::PublishGate,
         "twin: a notification ends on another set",
-        || explore(2, notifications_meet_an_update),
+        || explore(3, notifications_end_while_an_update_waits),
     );
 }
 
@@ -217,7 +254,7 @@ const EMPTY: u32 = u32::MAX;
 /// Proves MS-9, BUG-8.
 #[test]
 fn an_mmio_entry_from_before_a_slot_is_not_believed_after_it() {
-    explore(2, || {
+    explore(3, || {
         let (host, slots) = vm();
         let entry = Arc::new(AtomicU32::new(EMPTY));
         let maker = thread::spawn({
