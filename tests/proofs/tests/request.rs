@@ -89,7 +89,10 @@ fn no_request_is_lost_and_a_check_sees_what_its_sender_did() {
                 }
             });
         }
-        while seen.iter().any(|seen| seen.load(Ordering::Relaxed) < ROUNDS) {
+        while seen
+            .iter()
+            .any(|seen| seen.load(Ordering::Relaxed) < ROUNDS)
+        {
             for (kind, &request) in kinds.iter().enumerate() {
                 if requests.check(request) {
                     let sent = sent[kind].load(Ordering::Relaxed);

@@ -12,7 +12,7 @@ use guest::{enter, settle};
 use waterbear_core::Error;
 use waterbear_core::request::Request;
 use waterbear_core::vcpu::{Mode, Vcpu};
-use waterbear_hal::{Cpu, IrqOff, Pinned};
+use waterbear_hal::Cpu;
 use waterbear_mock::MockHost;
 
 fn vcpu(host: &MockHost) -> Vcpu<MockHost> {
@@ -101,7 +101,9 @@ fn a_guest_that_panics_leaves_no_vcpu_in_guest_mode() {
 fn a_vcpu_outside_is_not_interrupted() {
     let host = MockHost::new();
     let vcpu = vcpu(&host);
-    Request::ALL.iter().for_each(|&request| vcpu.make_request(request));
+    Request::ALL
+        .iter()
+        .for_each(|&request| vcpu.make_request(request));
     vcpu.make_request(Request::OUTSIDE_GUEST_MODE);
     assert_eq!(host.kick_calls(), 0);
 }
@@ -237,111 +239,6 @@ fn a_request_just_after_the_last_check_is_not_lost() {
         }
     });
     assert_eq!(taken.load(SeqCst), ROUNDS);
-}
-
-/// Proves KR-4.
-#[test]
-fn a_request_that_waits_returns_when_the_vcpu_has_left_the_guest() {
-    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 1_000 };
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let visit = AtomicU64::new(0); // odd: in the guest
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            host.run_on(1, || {
-                while !done.load(SeqCst) {
-                    vcpu.check_requests(|_| Ok(())).unwrap();
-                    enter(&host, &vcpu, || {
-                        visit.fetch_add(1, SeqCst);
-                        while !host.interrupt_pending() && !done.load(SeqCst) {
-                            thread::yield_now();
-                        }
-                        visit.fetch_add(1, SeqCst);
-                    });
-                }
-            })
-        });
-        for round in 0..ROUNDS {
-            let before = visit.load(SeqCst);
-            vcpu.make_request(if round % 2 == 0 {
-                Request::TLB_FLUSH
-            } else {
-                Request::OUTSIDE_GUEST_MODE
-            });
-            let after = visit.load(SeqCst);
-            assert!(before % 2 == 0 || before != after, "it has not left");
-        }
-        done.store(true, SeqCst);
-    });
-}
-
-/// Proves KR-4.
-#[test]
-fn a_request_that_waits_waits_for_a_reader_of_page_tables() {
-    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 1_000 };
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let visit = AtomicU64::new(0); // odd: reading
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            host.run_on(1, || {
-                while !done.load(SeqCst) {
-                    let pinned = Pinned::new(&host);
-                    vcpu.load(&pinned).reading_page_tables(|_| {
-                        assert_eq!(vcpu.mode(), Mode::ReadingPageTables);
-                        visit.fetch_add(1, SeqCst);
-                        thread::yield_now();
-                        visit.fetch_add(1, SeqCst);
-                    });
-                }
-            })
-        });
-        for _ in 0..ROUNDS {
-            let before = visit.load(SeqCst);
-            vcpu.make_request(Request::OUTSIDE_GUEST_MODE);
-            let after = visit.load(SeqCst);
-            assert!(before % 2 == 0 || before != after, "it still reads");
-        }
-        done.store(true, SeqCst);
-    });
-}
-
-/// Proves KR-4.
-#[test]
-fn a_plain_request_neither_waits_for_nor_interrupts_a_reader() {
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    host.run_on(1, || {
-        let pinned = Pinned::new(&host);
-        vcpu.load(&pinned).reading_page_tables(|_| {
-            thread::scope(|scope| {
-                scope.spawn(|| vcpu.make_request(Request::EVENT));
-            });
-        });
-    });
-    assert_eq!(host.kick_calls(), 0);
-}
-
-/// Proves KR-4.
-#[test]
-fn waiting_with_interrupts_off_is_refused_by_the_mock() {
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let caught = AtomicBool::new(false);
-    while_in_guest(&host, &vcpu, || {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let _off = IrqOff::new(&host);
-            vcpu.make_request(Request::TLB_FLUSH);
-        }));
-        caught.store(result.is_err(), SeqCst);
-        host.kick(&(1..2).fold(Default::default(), |mut set: waterbear_hal::CpuSet, cpu| {
-            set.insert(cpu);
-            set
-        }));
-    });
-    assert!(caught.load(SeqCst));
 }
 
 /// Proves KR-1.
