@@ -1,1 +1,4 @@
-//! Being written.
+//! What the proofs share. The proofs themselves are in `tests/`.
+
+pub mod fake_vendor;
+pub mod guest;

@@ -1,18 +1,15 @@
 //! Hardware virtualisation is on exactly while somebody uses it.
 #![cfg(not(loom))]
 
-#[path = "support/fake_vendor.rs"]
-mod fake_vendor;
-
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
-use fake_vendor::{FakeVendor, Step};
 use waterbear_core::Error;
 use waterbear_core::registry::Registry;
 use waterbear_core::vendor::{Hardware, Unsupported};
 use waterbear_mock::{MockConfig, MockHost};
+use waterbear_proofs::fake_vendor::{FakeVendor, Step};
 
 /// A machine with four CPUs on which a vendor is registered.
 fn with(f: impl FnOnce(&MockHost, &FakeVendor, &Registry<'_, MockHost>)) {

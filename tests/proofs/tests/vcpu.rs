@@ -1,19 +1,16 @@
 //! One vCPU: entering the guest, and being kicked.
 #![cfg(not(loom))]
 
-#[path = "support/guest.rs"]
-mod guest;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use guest::{enter, settle};
 use waterbear_core::Error;
 use waterbear_core::request::Request;
 use waterbear_core::vcpu::{Mode, Vcpu};
 use waterbear_hal::Cpu;
 use waterbear_mock::MockHost;
+use waterbear_proofs::guest::{enter, settle};
 
 fn vcpu(host: &MockHost) -> Vcpu<MockHost> {
     let vcpu = Vcpu::new(host, 0).expect("memory");
@@ -193,7 +190,7 @@ fn a_vcpu_that_comes_and_goes_is_kicked_where_it_is_or_not_at_all() {
             for round in 0..ROUNDS {
                 host.run_on(1 + (round % 3) as u32, || {
                     vcpu.check_requests(|_| Ok(())).unwrap();
-                    enter(&host, &vcpu, || thread::yield_now());
+                    enter(&host, &vcpu, thread::yield_now);
                 });
             }
             done.store(true, SeqCst);

@@ -1,14 +1,10 @@
 //! All vCPUs of a VM.
 #![cfg(not(loom))]
 
-#[path = "support/guest.rs"]
-mod guest;
-
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use guest::{enter, settle};
 use waterbear_core::Error;
 use waterbear_core::lock::RwLock;
 use waterbear_core::lock_order::MMU;
@@ -16,6 +12,7 @@ use waterbear_core::request::Request;
 use waterbear_core::vcpu::{MAX_VCPUS, Vcpus};
 use waterbear_hal::RcuGuard;
 use waterbear_mock::{MockConfig, MockHost};
+use waterbear_proofs::guest::{enter, settle};
 
 /// Proves KR-4, BUG-16.
 #[test]

@@ -1,19 +1,16 @@
 //! Registering a vendor, and what must be true before it succeeds.
 #![cfg(not(loom))]
 
-#[path = "support/fake_vendor.rs"]
-mod fake_vendor;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use fake_vendor::FakeVendor;
 use waterbear_core::Error;
 use waterbear_core::lock::Mutex;
 use waterbear_core::lock_order::{SLOTS, USAGE, VENDOR, VM_LIST};
 use waterbear_core::registry::Registry;
 use waterbear_core::vendor::{Hardware, Unsupported};
 use waterbear_mock::{MockConfig, MockHost};
+use waterbear_proofs::fake_vendor::FakeVendor;
 
 /// A machine with four CPUs and two vendors.
 struct Fixture {
