@@ -135,3 +135,39 @@ fn waiting_with_interrupts_off_is_refused_by_the_mock() {
         assert!(result.is_err());
     });
 }
+
+/// Proves KR-2, KR-4.
+#[test]
+fn a_request_that_waits_is_not_content_with_an_interrupt_on_its_way() {
+    let host = MockHost::new();
+    let vcpu = vcpu(&host);
+    let running = AtomicBool::new(false);
+    let may_leave = AtomicBool::new(false);
+    let left = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            host.run_on(1, || {
+                enter(&host, &vcpu, || {
+                    running.store(true, SeqCst);
+                    while !may_leave.load(SeqCst) {
+                        thread::yield_now();
+                    }
+                    left.store(true, SeqCst);
+                })
+            })
+        });
+        while !running.load(SeqCst) {
+            thread::yield_now();
+        }
+        vcpu.make_request(Request::EVENT);
+        let waits = scope.spawn(|| {
+            vcpu.make_request(Request::TLB_FLUSH);
+            left.load(SeqCst)
+        });
+        while host.interrupts_sent(1) < 2 && !waits.is_finished() {
+            thread::yield_now();
+        }
+        may_leave.store(true, SeqCst);
+        assert!(waits.join().expect("no panic"), "it returned too early");
+    });
+}

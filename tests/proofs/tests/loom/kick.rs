@@ -205,7 +205,7 @@ fn a_walker_meets_a_freed_table_without_its_own_barrier_twin() {
 /// about to enter, and both
 /// requests are taken up.
 fn two_senders() {
-    explore_bounded(4, || {
+    explore_bounded(3, || {
         let host = machine();
         let vcpu = vcpu(&host);
         let target = {
