@@ -4,5 +4,7 @@
 //! check or lock taken out, which must fail.
 #![cfg(loom)]
 
+mod kick;
 mod memslot;
 mod twins;
+mod vendor;
