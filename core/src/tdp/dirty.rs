@@ -162,20 +162,22 @@ fn clean_word<'r, H: Hal, T: Tlb, D: DirtyLog>(
     mask: u64,
 ) {
     let mut left = mask;
-    let mut table: Option<Table<'r, H>> = None;
+    // The lowest table that was walked to last, and the frame behind its last:
+    // the frames of a word may lie in two tables, because slots begin anywhere.
+    let mut last: Option<(Table<'r, H>, Gfn)> = None;
     while left != 0 {
         let at = gfn.add(u64::from(left.trailing_zeros()));
         left &= left - 1;
-        if table.is_none() || at.index(Level::L1) == 0 {
-            table = None;
-        }
-        let entry = match table {
-            Some(table) => table.entry(at),
-            None => {
+        let entry = match last {
+            Some((table, end)) if at < end => table.entry(at),
+            _ => {
                 let mut entry = root.entry(at);
                 while let Some(child) = entry.child() {
-                    table = (child.level() == Level::L1).then_some(child);
                     entry = child.entry(at);
+                    if child.level() == Level::L1 {
+                        let end = at.align_down(Level::L2).add(Level::L2.pages());
+                        last = Some((child, end));
+                    }
                 }
                 entry
             }
