@@ -45,3 +45,17 @@ fn no_large_mapping_brings_back_a_page_that_is_changing() {
     drop(guest);
     rig.finish();
 }
+
+/// Proves TDP-14.
+#[test]
+fn no_page_is_pinned_because_a_log_stops() {
+    let rig = Rig::<false>::new(Paging::Ept, WriteProtect);
+    rig.back(0, 64, MapOptions::WRITABLE);
+    rig.slot(0, 0, 64, SlotFlags::LOG_DIRTY).unwrap();
+    let mut guest = rig.guest(0);
+    guest.write(1);
+    rig.slot(0, 0, 64, SlotFlags::empty()).unwrap();
+    assert_eq!(rig.host.live().page_references, 1);
+    drop(guest);
+    rig.finish();
+}
