@@ -8,7 +8,7 @@ use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_core::vm::{Outcome, VcpuMmu};
 use waterbear_hal::{CpuId, Gfn, Pfn};
 use waterbear_mock::Mock;
-use waterbear_mock::hw::{Access, Fault, FaultKind, Tlb};
+use waterbear_mock::hw::{Access, Fault, FaultKind, Format, Tlb};
 
 use crate::Rig;
 
@@ -82,6 +82,8 @@ pub struct Guest<'a, const NOTIFIER: bool = true> {
     pub mmu: VcpuMmu<Mock<NOTIFIER>>,
     /// How many exits there were.
     pub exits: u64,
+    /// The access is the CPU's own, on its way through the guest's page tables.
+    guest_walk: bool,
 }
 
 impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
@@ -101,6 +103,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             }),
             mmu: VcpuMmu::new(),
             exits: 0,
+            guest_walk: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             vcpu,
             runner,
             mmu,
+            guest_walk,
             ..
         } = self;
         let state = runner.state();
@@ -165,7 +169,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
         let access = Wanted {
             write: wanted.write,
             exec: wanted.exec,
-            guest_walk: false,
+            guest_walk: *guest_walk,
         };
         let gpa = Gfn(gfn).gpa();
         let outcome = match fault.kind {
@@ -177,6 +181,27 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             Outcome::Mmio => Some(Reached::Device),
             Outcome::Emulate => Some(Reached::Emulated),
         })
+    }
+
+    /// Lets the CPU walk through an entry of the guest's own page tables and
+    /// set the accessed bit in it. Where hardware keeps dirty bits of ours, and
+    /// with nested paging, the walk counts as a write from the start.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM would be told.
+    pub fn walk_through(&mut self, gfn: u64) -> Result<Reached, Error> {
+        let plain = matches!(self.rig.walker.format, Format::Ept { ad: false, .. });
+        self.guest_walk = true;
+        let mut reached = Ok(Reached::Emulated);
+        if plain {
+            reached = self.access(gfn, Access::READ);
+        }
+        if !plain || matches!(reached, Ok(Reached::Page(_))) {
+            reached = self.access(gfn, Access::new(true, true, false));
+        }
+        self.guest_walk = false;
+        reached
     }
 
     /// Reads; panics unless memory is reached.
