@@ -69,6 +69,12 @@ fn judge(model: &Model, place: &str, space: usize, gfn: u64, found: Translation)
             wrong("the process cannot write there");
         }
     }
+    if found.level > Level::L1
+        && found.allows.write
+        && model.tracks_near(space, gfn, found.level.pages())
+    {
+        wrong("a large mapping of a tracked page is writable");
+    }
     if slot.logs() {
         if found.allows.write && found.level > Level::L1 {
             wrong("a large mapping is writable under the log");

@@ -173,6 +173,29 @@ impl Model {
         self.touched.insert((space, gfn));
     }
 
+    /// What adding or taking a tracker comes to; it is carried out if `done`.
+    pub fn track(&mut self, space: usize, gfn: u64, add: bool, done: bool) -> Result<(), Error> {
+        let slot = self.slot_at_mut(space, gfn).ok_or(Error::NotFound)?;
+        let count = slot.tracked.entry(gfn - slot.base).or_default();
+        if !add && *count == 0 {
+            return Err(Error::Invalid);
+        }
+        if done {
+            *count = if add { *count + 1 } else { *count - 1 };
+        }
+        Ok(())
+    }
+
+    /// Whether somebody tracks one of so many frames around `gfn`.
+    pub fn tracks_near(&self, space: usize, gfn: u64, pages: u64) -> bool {
+        let first = gfn / pages * pages;
+        let mut near = self.slots[space].values().flat_map(|slot| {
+            let counts = slot.tracked.iter().filter(|&(_, &count)| count != 0);
+            counts.map(|(offset, _)| slot.base + offset)
+        });
+        near.any(|tracked| (first..first + pages).contains(&tracked))
+    }
+
     /// The guest wrote to the page.
     pub fn written(&mut self, space: usize, gfn: u64) {
         let harvests = self.dirty == DirtyTracking::DirtyBit;

@@ -92,6 +92,11 @@ pub enum Op {
     },
     Age(Pages),
     IsYoung(Pages),
+    Track {
+        space: u32,
+        gfn: u64,
+        add: bool,
+    },
     InvalidateRoots,
     Switch {
         vcpu: usize,
@@ -194,7 +199,12 @@ impl Generator {
 
     fn op(&mut self) -> Op {
         match self.random.below(100) {
-            0..=43 => Op::Touch(self.touch()),
+            0..=39 => Op::Touch(self.touch()),
+            40..=43 => Op::Track {
+                space: self.space(),
+                gfn: self.gfn(),
+                add: self.random.percent(55),
+            },
             44..=54 => Op::Slot(self.region()),
             55..=64 => {
                 let range = self.pages();

@@ -155,6 +155,16 @@ impl<'a, const N: bool> World<'a, N> {
                 let young = vm.is_young(hva(range));
                 self.judge_age(young, range, false);
             }
+            Op::Track { space, gfn, add } => {
+                let (id, frame) = (space_id(space), Gfn(gfn));
+                let got = if add {
+                    vm.track_page(id, frame)
+                } else {
+                    vm.untrack_page(id, frame)
+                };
+                let expected = self.model.track(space as usize, gfn, add, got.is_ok());
+                self.agree(got, &[expected]);
+            }
             Op::InvalidateRoots => {
                 let _turn = vm.memslots().lock();
                 let slots = vm.memslots().read();
