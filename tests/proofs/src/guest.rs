@@ -48,10 +48,13 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         let result = vcpu
             .tlb
             .access(&self.host, root, vcpu.gfn.gpa(), vcpu.wanted);
-        if let Ok(pfn) = result
-            && vcpu.wanted.write
-        {
-            self.host.data_write(pfn);
+        if let Ok(pfn) = result {
+            // Panics if the host has the page back.
+            if vcpu.wanted.write {
+                self.host.data_write(pfn);
+            } else {
+                self.host.data_read(pfn);
+            }
         }
         vcpu.result = Some(result);
     }

@@ -13,7 +13,6 @@ mod found;
 mod log;
 mod model;
 mod op;
-mod random;
 mod shrink;
 mod world;
 

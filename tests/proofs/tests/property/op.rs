@@ -7,8 +7,7 @@ use waterbear_hal::Level;
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_mock::hw::Access;
 use waterbear_proofs::HVA;
-
-use crate::random::Random;
+use waterbear_proofs::random::Random;
 
 /// How many vCPUs there are.
 pub const VCPUS: usize = 3;

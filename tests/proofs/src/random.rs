@@ -4,10 +4,12 @@
 pub struct Random(u64);
 
 impl Random {
+    /// Its sequence is the same each time.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    /// Any number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -26,6 +28,7 @@ impl Random {
         self.below(100) < n
     }
 
+    /// One of a list that is not empty.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
