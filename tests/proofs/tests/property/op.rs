@@ -367,7 +367,7 @@ impl Generator {
         };
         let mask = match self.random.below(3) {
             0 => u64::MAX,
-            _ => self.random.next(),
+            _ => self.random.number(),
         };
         Op::ClearLog {
             space,
