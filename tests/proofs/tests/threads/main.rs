@@ -101,6 +101,8 @@ fn stress<const N: bool>(paging: Paging, dirty: DirtyTracking) {
         .rig
         .host
         .contend_every(if cfg!(miri) { 3 } else { 100 });
+    // A page is old by the time that a fault has it.
+    stress.rig.user.on_resolve(|_| std::thread::yield_now());
     let services: [fn(&Stress<N>); 5] = [
         services::copy_by_the_log,
         services::change_pages,
