@@ -10,7 +10,7 @@ use waterbear_hal::Gfn;
 use waterbear_hal::sync::twin::Part;
 use waterbear_mock::MockHost;
 
-use crate::twins::{explore, must_fail};
+use crate::twins::{explore, explore_bounded, must_deadlock, must_fail};
 
 const SPACE: SpaceId = SpaceId::NORMAL;
 
@@ -98,7 +98,7 @@ fn activation_meets(update: Region, exists: bool) {
 /// Proves MS-1, MS-2, MS-5, MS-6.
 #[test]
 fn a_slot_that_is_made_during_activation_has_counts() {
-    explore(3, || activation_meets(region(1, 1), false));
+    explore_bounded(3, || activation_meets(region(1, 1), false));
 }
 
 /// Proves MS-6.
@@ -107,14 +107,14 @@ fn a_slot_that_is_made_during_activation_has_counts_twin() {
     must_fail(
         Part::SlotsArchLock,
         "twin: counts are active and a slot has none",
-        || explore(3, || activation_meets(region(1, 1), false)),
+        || explore_bounded(3, || activation_meets(region(1, 1), false)),
     );
 }
 
 /// Proves MS-3, MS-5, MS-6.
 #[test]
 fn a_slot_that_moves_during_activation_has_counts() {
-    explore(3, || activation_meets(region(3, 1), true));
+    explore_bounded(3, || activation_meets(region(3, 1), true));
 }
 
 /// Proves MS-6.
@@ -123,7 +123,7 @@ fn a_slot_that_moves_during_activation_has_counts_twin() {
     must_fail(
         Part::SlotsArchLock,
         "twin: counts are active and a slot has none",
-        || explore(3, || activation_meets(region(3, 1), true)),
+        || explore_bounded(3, || activation_meets(region(3, 1), true)),
     );
 }
 
@@ -161,7 +161,7 @@ fn faults_meet_a_delete() {
 /// Proves MS-3, MS-7.
 #[test]
 fn nobody_maps_a_page_of_a_slot_after_it_was_zapped() {
-    explore(3, faults_meet_a_delete);
+    explore_bounded(3, faults_meet_a_delete);
 }
 
 /// Proves MS-3.
@@ -170,7 +170,7 @@ fn nobody_maps_a_page_of_a_slot_after_it_was_zapped_twin() {
     must_fail(
         Part::SlotsSynchronize,
         "twin: a mapping outlives its slot",
-        || explore(3, faults_meet_a_delete),
+        || explore_bounded(3, faults_meet_a_delete),
     );
 }
 
@@ -199,7 +199,7 @@ fn notifications_meet_an_update() {
 /// Proves MS-10.
 #[test]
 fn a_notification_ends_on_the_set_that_it_began_on() {
-    explore(3, notifications_meet_an_update);
+    explore_bounded(3, notifications_meet_an_update);
 }
 
 /// Proves MS-10.
@@ -208,7 +208,7 @@ fn a_notification_ends_on_the_set_that_it_began_on_twin() {
     must_fail(
         Part::PublishGate,
         "twin: a notification ends on another set",
-        || explore(3, notifications_meet_an_update),
+        || explore_bounded(3, notifications_meet_an_update),
     );
 }
 
@@ -235,16 +235,16 @@ fn notifications_end_while_an_update_waits() {
 /// Proves MS-10.
 #[test]
 fn the_last_of_two_notifications_wakes_an_update_that_waits() {
-    explore(3, notifications_end_while_an_update_waits);
+    explore_bounded(3, notifications_end_while_an_update_waits);
 }
 
 /// Proves MS-10.
 #[test]
 fn the_last_of_two_notifications_wakes_an_update_that_waits_twin() {
-    must_fail(
-        Part::PublishGate,
-        "twin: a notification ends on another set",
-        || explore(3, notifications_end_while_an_update_waits),
+    must_deadlock(
+        "memslot::the_last_of_two_notifications_wakes_an_update_that_waits_twin",
+        Part::NotificationWake,
+        || explore(notifications_end_while_an_update_waits),
     );
 }
 
@@ -254,7 +254,7 @@ const EMPTY: u32 = u32::MAX;
 /// Proves MS-9, BUG-8.
 #[test]
 fn an_mmio_entry_from_before_a_slot_is_not_believed_after_it() {
-    explore(3, || {
+    explore_bounded(3, || {
         let (host, slots) = vm();
         let entry = Arc::new(AtomicU32::new(EMPTY));
         let maker = thread::spawn({

@@ -7,8 +7,16 @@ use waterbear_hal::sync::twin::{self, Part};
 /// Set when the failure of a twin is not to be caught.
 const RAW: &str = "WATERBEAR_TWIN_RAW";
 
-/// Explores `model` with at most `preemptions` preemptions per run.
-pub fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+/// Explores every interleaving of `model`.
+pub fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = None;
+    builder.check(model);
+}
+
+/// Explores the interleavings of `model` with at most `preemptions`
+/// preemptions, for a model that has too many.
+pub fn explore_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
