@@ -1,5 +1,4 @@
 //! One attempt to run a vCPU: requests first, then the guest.
-#![cfg(not(loom))]
 
 use std::sync::Mutex;
 
