@@ -9,6 +9,8 @@ use core::fmt;
 use waterbear_hal::{CpuId, Pfn};
 
 use crate::Error;
+use crate::exit::Exit;
+use crate::regs::Regs;
 
 /// Hardware virtualisation of one vendor, CPU by CPU.
 ///
@@ -51,8 +53,13 @@ pub trait Vendor: Hardware {
 
     /// Enters the guest on the page tables below `root` and returns when the
     /// hardware has left it. Interrupts are off; one that arrives ends the
-    /// guest's run and is taken when they are on again.
-    fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn);
+    /// guest's run and is taken when they are on again. Says why the hardware
+    /// left it.
+    fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
+
+    /// The vCPU's registers as of its last exit; changes count from the next
+    /// entry on.
+    fn regs<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Regs;
 
     /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
     /// begin without second-level translations in that CPU's TLB. Interrupts
