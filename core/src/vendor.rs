@@ -11,6 +11,7 @@ use waterbear_hal::{CpuId, Pfn};
 use crate::Error;
 use crate::exit::Exit;
 use crate::regs::Regs;
+use crate::spte::EntryFormat;
 
 /// Hardware virtualisation of one vendor, CPU by CPU.
 ///
@@ -19,6 +20,9 @@ use crate::regs::Regs;
 pub trait Hardware: Send + Sync {
     /// The name of the mechanism, for the log.
     fn name(&self) -> &'static str;
+
+    /// What the entries of its second-level page tables look like.
+    fn entry_format(&self) -> EntryFormat;
 
     /// Whether this CPU can do what the core needs. Changes nothing.
     ///
@@ -50,6 +54,14 @@ pub trait Hardware: Send + Sync {
 pub trait Vendor: Hardware {
     /// What the vendor keeps per vCPU.
     type Vcpu;
+
+    /// Makes a vCPU in real mode, with every segment at address 0 and every
+    /// register 0. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    fn new_vcpu(&self) -> Result<Self::Vcpu, Error>;
 
     /// Enters the guest on the page tables below `root` and returns when the
     /// hardware has left it. Interrupts are off; one that arrives ends the

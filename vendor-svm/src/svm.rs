@@ -14,7 +14,7 @@ use waterbear_hal::{CpuId, Gpa, Hal, Level, Pfn};
 
 use crate::cpu::{EFER, VM_HSAVE_PA, facts, read_msr, write_msr};
 use crate::detect::Features;
-use crate::vmcb::{self, EFER_SVME, Intercept3, Intercept4, Segment, Vmcb, code};
+use crate::vmcb::{self, EFER_SVME, Intercept3, Intercept4, Vmcb, code};
 use crate::world;
 
 /// Every guest of this host uses this address-space identifier, so a CPU
@@ -72,6 +72,7 @@ struct PerCpu<H: Hal> {
 pub struct Svm<H: Hal> {
     hal: H,
     features: Features,
+    format: EntryFormat,
     cpus: Box<[PerCpu<H>], H>,
     /// Ports and MSRs: every access of the guest's exits.
     iopm: Pages<H>,
@@ -97,6 +98,12 @@ impl<H: Hal> Svm<H> {
                 return Err(Error::NotSupported);
             }
         };
+        let Ok(format) = features.entry_format(Level::L4) else {
+            hal.info(format_args!(
+                "SVM: this CPU has an unknown page-table format"
+            ));
+            return Err(Error::NotSupported);
+        };
         let mut list = Vec::new_in(Heap(hal.clone()));
         list.try_reserve_exact(cpus as usize)?;
         for _ in 0..cpus {
@@ -113,6 +120,7 @@ impl<H: Hal> Svm<H> {
         Ok(Self {
             hal: hal.clone(),
             features,
+            format,
             cpus: list.into_boxed_slice(),
             iopm,
             msrpm,
@@ -123,56 +131,6 @@ impl<H: Hal> Svm<H> {
     /// What this CPU has.
     pub fn features(&self) -> &Features {
         &self.features
-    }
-
-    /// The format of this machine's nested page-table entries.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotSupported`].
-    pub fn entry_format(&self) -> Result<EntryFormat, Error> {
-        self.features
-            .entry_format(Level::L4)
-            .map_err(|_| Error::NotSupported)
-    }
-
-    /// Makes a vCPU in real mode. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoMemory`].
-    pub fn vcpu(&self) -> Result<SvmVcpu<H>, Error> {
-        let mut vcpu = SvmVcpu {
-            block: Pages::new(&self.hal, 1)?,
-            regs: Regs {
-                rflags: 2,
-                ..Regs::default()
-            },
-            number: self.next.fetch_add(1, Ordering::Relaxed),
-            flush: true,
-        };
-        let block = vcpu.block();
-        let control = &mut block.control;
-        control.intercept3 = (Intercept3::INTR
-            | Intercept3::NMI
-            | Intercept3::SMI
-            | Intercept3::INIT
-            | Intercept3::CPUID
-            | Intercept3::INVD
-            | Intercept3::HLT
-            | Intercept3::IOIO
-            | Intercept3::MSR
-            | Intercept3::TASK_SWITCH
-            | Intercept3::SHUTDOWN)
-            .bits();
-        control.intercept4 = Intercept4::all().bits();
-        control.iopm_base = self.iopm.first.hpa().0;
-        control.msrpm_base = self.msrpm.first.hpa().0;
-        control.asid = ASID;
-        control.virtual_interrupt = vmcb::HOST_INTERRUPT_FLAG;
-        control.nested_control = vmcb::NESTED_PAGING;
-        block.save.reset();
-        Ok(vcpu)
     }
 
     /// Why the guest was left.
@@ -226,6 +184,10 @@ impl<H: Hal> Hardware for Svm<H> {
         "SVM"
     }
 
+    fn entry_format(&self) -> EntryFormat {
+        self.format
+    }
+
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported> {
         if cpu as usize >= self.cpus.len() {
             return Err(Unsupported::NumberTooHigh);
@@ -276,6 +238,40 @@ impl<H: Hal> Hardware for Svm<H> {
 impl<H: Hal> Vendor for Svm<H> {
     type Vcpu = SvmVcpu<H>;
 
+    fn new_vcpu(&self) -> Result<SvmVcpu<H>, Error> {
+        let mut vcpu = SvmVcpu {
+            block: Pages::new(&self.hal, 1)?,
+            regs: Regs {
+                rflags: 2,
+                ..Regs::default()
+            },
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            flush: true,
+        };
+        let block = vcpu.block();
+        let control = &mut block.control;
+        control.intercept3 = (Intercept3::INTR
+            | Intercept3::NMI
+            | Intercept3::SMI
+            | Intercept3::INIT
+            | Intercept3::CPUID
+            | Intercept3::INVD
+            | Intercept3::HLT
+            | Intercept3::IOIO
+            | Intercept3::MSR
+            | Intercept3::TASK_SWITCH
+            | Intercept3::SHUTDOWN)
+            .bits();
+        control.intercept4 = Intercept4::all().bits();
+        control.iopm_base = self.iopm.first.hpa().0;
+        control.msrpm_base = self.msrpm.first.hpa().0;
+        control.asid = ASID;
+        control.virtual_interrupt = vmcb::HOST_INTERRUPT_FLAG;
+        control.nested_control = vmcb::NESTED_PAGING;
+        block.save.reset();
+        Ok(vcpu)
+    }
+
     fn enter(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
         let cpu = self.hal.pin() as usize;
         let exit = match self.cpus.get(cpu) {
@@ -313,16 +309,6 @@ impl<H: Hal> SvmVcpu<H> {
         // SAFETY: one page, aligned, initialised to zero and then by us, of
         // integers only; hardware uses it only inside `run`.
         unsafe { self.block.start().cast::<Vmcb>().as_mut() }
-    }
-
-    /// Sets the code segment's base.
-    pub fn set_code_base(&mut self, selector: u16, base: u64) {
-        let [_, cs, ..] = &mut self.block().save.segments;
-        *cs = Segment {
-            selector,
-            base,
-            ..*cs
-        };
     }
 
     /// Runs the guest until its next exit, on the CPU of `per_cpu`.

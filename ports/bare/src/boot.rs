@@ -87,6 +87,7 @@ start64:
     .globl boot_gdt
 boot_gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+    .globl boot_gdt_tss
 boot_gdt_tss:
     .quad 0, 0
 boot_gdtr:

@@ -19,6 +19,21 @@ struct Gate {
     high: u64,
 }
 
+/// The task-state segment. Nothing in it is used, but a CPU that runs guests
+/// must have one.
+#[repr(C, align(16))]
+struct Tss {
+    words: [u32; 26],
+}
+
+static mut TSS: Tss = Tss { words: [0; 26] };
+/// The selector of its descriptor, behind code and data.
+const TSS_SELECTOR: u16 = 24;
+
+unsafe extern "C" {
+    static mut boot_gdt_tss: [u64; 2];
+}
+
 #[repr(C, packed)]
 struct TableRegister {
     limit: u16,
@@ -65,8 +80,23 @@ extern "C" fn report(vector: u64, frame: &Frame) -> ! {
     machine::exit(false)
 }
 
-/// Loads the interrupt descriptor table and masks the interrupt controllers.
+/// Loads the task register, which needs a descriptor that says where the
+/// segment is.
+fn load_tss() {
+    let at = &raw const TSS as u64;
+    let last = size_of::<Tss>() as u64 - 1;
+    // Present, available 64-bit task-state segment.
+    let low = last | (at & 0xff_ffff) << 16 | 0x89 << 40 | (at >> 24 & 0xff) << 56;
+    let descriptor = &raw mut boot_gdt_tss;
+    // SAFETY: the place is in the GDT, and nobody uses it yet.
+    unsafe { descriptor.write([low, at >> 32]) }
+    // SAFETY: the descriptor was just written.
+    unsafe { asm!("ltr {:x}", in(reg) TSS_SELECTOR, options(nostack, preserves_flags)) }
+}
+
+/// Loads the task register and the interrupt descriptor table, and masks the interrupt controllers.
 pub fn init() {
+    load_tss();
     let idt = &raw mut IDT;
     for (vector, stub) in STUBS.into_iter().enumerate() {
         let at = stub as usize as u64;
