@@ -92,7 +92,10 @@ impl Image {
         for (file, package) in [
             ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
             ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
-            ("/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_sdl2_gui.so", "bochs-sdl"),
+            (
+                "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_sdl2_gui.so",
+                "bochs-sdl",
+            ),
             ("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
         ] {
             need::file(Path::new(file), package)?;
