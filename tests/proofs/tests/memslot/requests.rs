@@ -2,9 +2,8 @@
 use waterbear_core::Error;
 use waterbear_core::memslot::{MAX_PAGES, MAX_SLOTS, Memslots, Region, SpaceId};
 use waterbear_hal::Gfn;
-use waterbear_mock::MockHost;
 
-use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, READONLY, SlotDump, Vm, gone, region};
+use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, READONLY, SlotDump, Vm, gone, machine, region};
 
 /// Numbers of bytes around everything that matters.
 fn edges(more: &[u64]) -> Vec<u64> {
@@ -172,7 +171,7 @@ fn a_range_that_ends_exactly_at_the_top_is_legal() {
     vm.finish();
 
     // The top of all that 64 bits of address can name.
-    let host = MockHost::new();
+    let host = machine::<true>();
     let slots = Memslots::new(&host, Gfn(u64::MAX)).expect("memory");
     let last = region(0, 0, (1 << 52) - 1, 1, 16, 0);
     assert_eq!(slots.set_region(&Hooks::default(), last), Ok(()));
