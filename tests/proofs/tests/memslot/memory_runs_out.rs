@@ -44,7 +44,8 @@ const UPDATES: [(&str, Region); 8] = {
 /// Proves MS-4.
 #[test]
 fn an_update_that_runs_out_of_memory_leaves_every_slot_as_it_was() {
-    for tracks in [false, true] {
+    let cases: &[bool] = if cfg!(miri) { &[true] } else { &[false, true] };
+    for &tracks in cases {
         for (name, update) in UPDATES {
             let vm = vm(tracks);
             let before: Dump = vm.dump();
