@@ -314,7 +314,7 @@ fn updates_and_activation_run_beside_readers_without_deadlock() {
             fn mmio_generation_wrapped(&self, _: SpaceId) {}
         }
         let slots = Memslots::new(&host, GFN_END).expect("memory");
-        let rounds = if cfg!(miri) { 5 } else { 300 };
+        let rounds = if cfg!(miri) { 2 } else { 300 };
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let updaters = [0, 1].map(|id| {
