@@ -1,6 +1,20 @@
 //! The portable core of Waterbear: everything that is neither the operating
 //! system's nor the CPU vendor's.
 //!
+//! # Mechanisms
+//!
+//! - [`memslot`]: which guest frames are memory, and where the owner has it.
+//! - [`spte`]: entries of second-level page tables, as bits.
+//! - [`tdp`]: second-level page tables, changed in parallel.
+//! - [`vm`]: a VM, and what happens when its guest faults.
+//! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
+//! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
+//!   on which CPUs its extension is switched on.
+//!
+//! What each of them guarantees stands in [`rules`], by number; the order in
+//! which locks are taken in [`lock_order`].
+//!
 //! # Where unsafe code lives
 //!
 //! The crate denies unsafe code. The modules that need it say so below, each
@@ -8,21 +22,35 @@
 //!
 //! - [`mem`]: the host's heap as an allocator, and shared ownership;
 //! - [`lock`]: the host's locks, owning what they protect;
+//! - [`once`]: an array that is allocated when its first user comes;
+//! - [`once_table`]: a table whose places are filled once, while others read;
 //! - [`published`]: a value that readers use while a writer replaces it;
-//! - [`once_table`]: a table whose places are filled once, while others read.
+//! - [`tdp::table`]: live page tables.
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod exit;
 pub mod hardware;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
+pub mod memslot;
+pub mod once;
 pub mod once_table;
 pub mod published;
 pub mod registry;
+pub mod regs;
 pub mod request;
+pub mod spte;
+pub mod tdp;
 pub mod vcpu;
 pub mod vendor;
+pub mod vm;
+
+/// The rules that the core keeps. Code and tests name them by their ids.
+pub mod rules {
+    #![doc = include_str!("rules.md")]
+}
 
 pub use error::Error;

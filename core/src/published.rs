@@ -1,6 +1,7 @@
 //! Values that readers use while a writer replaces them.
 #![expect(unsafe_code, reason = "a pointer that a grace period keeps valid")]
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
 use waterbear_hal::sync::atomic::{AtomicPtr, Ordering};
@@ -62,7 +63,11 @@ impl<H: Hal, T, const N: usize> Published<H, T, N> {
         // AcqRel: readers that see the pointer see the value (pairs with
         // `Section::get`), and we see all of the old value.
         let old = self.values[index].swap(into_raw(value), Ordering::AcqRel);
-        Retired { old, of: self }
+        Retired {
+            old,
+            waited: false,
+            of: self,
+        }
     }
 
     /// Waits until every section that is open now has been closed. May sleep;
@@ -91,28 +96,49 @@ fn into_raw<T, H: Hal>(value: Box<T, H>) -> *mut T {
 #[must_use = "readers may still use it: wait for them"]
 pub struct Retired<'a, H: Hal, T, const N: usize> {
     old: *mut T,
+    /// Whether every section that could have seen the value is closed.
+    waited: bool,
     of: &'a Published<H, T, N>,
 }
 
 impl<H: Hal, T, const N: usize> Retired<'_, H, T, N> {
-    /// Looks at the value, which is alive until [`wait`](Retired::wait).
+    /// Looks at the value, which is alive as long as this.
     pub fn get(&self) -> &T {
-        // SAFETY: the box is dropped by `wait` or `drop`, which need this.
+        // SAFETY: the box is dropped or given away by functions that consume
+        // this.
         unsafe { &*self.old }
+    }
+
+    /// Waits, once, until nobody else uses the value. May sleep; not inside a
+    /// section.
+    pub fn wait_for_readers(&mut self) {
+        if !self.waited {
+            self.of.synchronize();
+            self.waited = true;
+        }
     }
 
     /// Waits for its readers and drops it. May sleep; not inside a section.
     pub fn wait(self) {
         drop(self);
     }
+
+    /// Waits for the value's readers and gives it back. Does not allocate, so
+    /// an update that fails half-way can publish the old value again.
+    pub fn reclaim(mut self) -> Box<T, H> {
+        self.wait_for_readers();
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the pointer comes from such a box by the invariant; it was
+        // unlinked by `replace`, every section that could have seen it has
+        // been closed, and `drop` does not run.
+        unsafe { Box::from_raw_in(this.old, Heap(this.of.hal.clone())) }
+    }
 }
 
 impl<H: Hal, T, const N: usize> Drop for Retired<'_, H, T, N> {
     fn drop(&mut self) {
-        self.of.synchronize();
-        // SAFETY: the pointer comes from such a box by the invariant; it was
-        // unlinked by `replace` and every section that could have seen it has
-        // been closed.
+        self.wait_for_readers();
+        // SAFETY: as in `reclaim`, and this runs once.
         drop(unsafe { Box::from_raw_in(self.old, Heap(self.of.hal.clone())) });
     }
 }

@@ -22,7 +22,9 @@
 //!
 //! A thread runs on CPU 0 until [`Mock::run_on`] says otherwise. On one CPU,
 //! one thread at a time has its interrupts off; a second one interrupts the
-//! first and waits for it, as the host's scheduler would.
+//! first and waits for it, as the host's scheduler would. A kick spares the CPU
+//! that it is sent from, so a test gives each thread that kicks or is kicked a
+//! CPU of its own.
 //!
 //! # Three ways to run
 //!
@@ -55,6 +57,7 @@ mod arena;
 mod arena;
 mod config;
 mod context;
+mod contiguous;
 mod cpu;
 #[cfg(not(loom))]
 mod grace;
@@ -79,6 +82,8 @@ mod rcu;
 mod space;
 mod srcu;
 mod sys;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod user;
 mod wait_queue;
 
@@ -147,6 +152,7 @@ pub(crate) struct Machine {
     arena: arena::Arena,
     grace: grace::Grace,
     heap: memory::Heap,
+    contiguous: contiguous::Contiguous,
     inject: inject::Injector,
     live: leaks::Counters,
     recorder: history::Recorder,
@@ -168,6 +174,7 @@ impl Machine {
             arena: arena::Arena::new(config.tables, config.checking),
             grace: grace::Grace::new(),
             heap: memory::Heap::default(),
+            contiguous: contiguous::Contiguous::default(),
             inject: inject::Injector::default(),
             live: leaks::Counters::default(),
             recorder: history::Recorder::default(),

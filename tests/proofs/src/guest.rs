@@ -1,22 +1,221 @@
-//! A vCPU's thread that runs a simulated guest.
+//! A vCPU whose guest touches memory.
+use waterbear_core::Error;
+use waterbear_core::exit::Exit;
+use waterbear_core::memslot::SpaceId;
+use waterbear_core::regs::Regs;
+use waterbear_core::request::Request;
+use waterbear_core::spte::EntryFormat;
+use waterbear_core::tdp::fast::Access as Wanted;
+use waterbear_core::vcpu::{Runner, Vcpu};
+use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
+use waterbear_core::vm::{Outcome, VcpuMmu};
+use waterbear_hal::{CpuId, Gfn, Pfn};
+use waterbear_mock::Mock;
+use waterbear_mock::hw::{Access, FaultKind, Tlb, Walker};
 
-use waterbear_core::vcpu::Vcpu;
-use waterbear_hal::Pinned;
-use waterbear_mock::MockHost;
+use crate::Rig;
 
-/// A vCPU that has been on CPU `cpu` and has no request pending.
-pub fn settle(host: &MockHost, vcpu: &Vcpu<MockHost>, cpu: u32) {
-    host.run_on(cpu, || {
-        let pinned = Pinned::new(host);
-        drop(vcpu.load(&pinned));
-        drop(pinned);
-        vcpu.check_requests(|_| Ok(())).expect("the VM is alive");
-    });
-    assert!(!vcpu.requests().any());
+/// Hardware that runs one access at a time.
+struct OneAccess<const NOTIFIER: bool> {
+    host: Mock<NOTIFIER>,
+    walker: Walker,
+    format: EntryFormat,
 }
 
-/// Enters the guest once on the thread's CPU, unless a request is pending.
-pub fn enter<R>(host: &MockHost, vcpu: &Vcpu<MockHost>, guest: impl FnOnce() -> R) -> Option<R> {
-    let pinned = Pinned::new(host);
-    vcpu.load(&pinned).enter(|_| guest())
+/// The vendor's state of a vCPU: a TLB, and the access to run.
+struct State {
+    tlb: Tlb,
+    gfn: Gfn,
+    wanted: Access,
+    page: Option<Pfn>,
+    regs: Regs,
+}
+
+impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
+    fn name(&self) -> &'static str {
+        "one access at a time"
+    }
+    fn entry_format(&self) -> EntryFormat {
+        self.format
+    }
+    fn check_cpu(&self, _cpu: CpuId) -> Result<(), Unsupported> {
+        Ok(())
+    }
+    fn is_enabled(&self, _cpu: CpuId) -> bool {
+        false
+    }
+    fn enable_cpu(&self, _cpu: CpuId) -> Result<(), EnableError> {
+        Ok(())
+    }
+    fn disable_cpu(&self, _cpu: CpuId) {}
+}
+
+impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
+    type Vcpu = State;
+
+    fn new_vcpu(&self) -> Result<State, Error> {
+        Ok(State {
+            tlb: Tlb::new(self.walker),
+            gfn: Gfn(0),
+            wanted: Access::NONE,
+            page: None,
+            regs: Regs::default(),
+        })
+    }
+
+    fn enter(&self, vcpu: &mut State, root: Pfn) -> Exit {
+        let gpa = vcpu.gfn.gpa();
+        let access = Wanted {
+            write: vcpu.wanted.write,
+            exec: vcpu.wanted.exec,
+            guest_walk: false,
+        };
+        match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
+            Ok(pfn) => {
+                if vcpu.wanted.write {
+                    self.host.data_write(pfn);
+                }
+                vcpu.page = Some(pfn);
+                Exit::Halt
+            }
+            Err(fault) if fault.kind == FaultKind::Broken => Exit::Mmio { gpa, access },
+            Err(_) => Exit::Fault { gpa, access },
+        }
+    }
+
+    fn regs<'a>(&self, vcpu: &'a mut State) -> &'a mut Regs {
+        &mut vcpu.regs
+    }
+
+    fn flush_tlb(&self, vcpu: &mut State) {
+        vcpu.tlb.flush();
+    }
+}
+
+/// What an access of the guest came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reached {
+    /// It reached this page.
+    Page(Pfn),
+    /// It went to a device.
+    Device,
+    /// The instruction was emulated.
+    Emulated,
+}
+
+/// One vCPU and its thread.
+pub struct Guest<'a, const NOTIFIER: bool = true> {
+    rig: &'a Rig<NOTIFIER>,
+    vendor: OneAccess<NOTIFIER>,
+    vcpu: &'a Vcpu<Mock<NOTIFIER>>,
+    runner: Runner<OneAccess<NOTIFIER>>,
+    /// What the core keeps for the vCPU's faults.
+    pub mmu: VcpuMmu<Mock<NOTIFIER>>,
+    /// How many exits there were.
+    pub exits: u64,
+}
+
+impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
+    pub(crate) fn new(rig: &'a Rig<NOTIFIER>, index: u32) -> Self {
+        let vcpu = rig.vm.vcpus().add(index).expect("memory does not run out");
+        let vendor = OneAccess {
+            host: rig.host.clone(),
+            walker: rig.walker,
+            format: *rig.vm.mmu().format(),
+        };
+        let state = vendor.new_vcpu().expect("it allocates nothing");
+        Self {
+            rig,
+            vendor,
+            vcpu,
+            runner: Runner::new(state),
+            mmu: VcpuMmu::new(),
+            exits: 0,
+        }
+    }
+
+    /// The vCPU.
+    pub fn vcpu(&self) -> &'a Vcpu<Mock<NOTIFIER>> {
+        self.vcpu
+    }
+
+    /// Its TLB.
+    pub fn tlb(&mut self) -> &mut Tlb {
+        &mut self.runner.state().tlb
+    }
+
+    /// Moves the vCPU to another address space.
+    pub fn switch_space(&mut self, space: SpaceId) {
+        self.rig.vm.switch_space(&mut self.mmu, space);
+        self.vcpu.make_request(Request::MMU_RELOAD);
+    }
+
+    /// Lets the guest run one access, through as many exits as it takes.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM would be told.
+    pub fn access(&mut self, gfn: u64, wanted: Access) -> Result<Reached, Error> {
+        loop {
+            match self.step(gfn, wanted)? {
+                Some(reached) => return Ok(reached),
+                None => self.exits += 1,
+            }
+        }
+    }
+
+    /// One attempt: an access, or a fault and what the core did about it.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM would be told.
+    pub fn step(&mut self, gfn: u64, wanted: Access) -> Result<Option<Reached>, Error> {
+        let Self {
+            rig,
+            vendor,
+            vcpu,
+            runner,
+            mmu,
+            ..
+        } = self;
+        let state = runner.state();
+        (state.gfn, state.wanted) = (Gfn(gfn), wanted);
+        let exit = runner.attempt(
+            &rig.host,
+            vcpu,
+            vendor,
+            || Ok(rig.vm.load_root(mmu)?.pfn()),
+            |_request, _state| Ok(()),
+        )?;
+        let outcome = match exit {
+            Some(Exit::Mmio { gpa, access }) => rig.vm.handle_mmio(mmu, gpa, access)?,
+            Some(Exit::Fault { gpa, access }) => rig.vm.handle_fault(mmu, gpa, access)?,
+            _ => return Ok(runner.state().page.take().map(Reached::Page)),
+        };
+        Ok(match outcome {
+            Outcome::Resume => None,
+            Outcome::Mmio => Some(Reached::Device),
+            Outcome::Emulate => Some(Reached::Emulated),
+        })
+    }
+
+    /// Reads; panics unless memory is reached.
+    #[track_caller]
+    pub fn read(&mut self, gfn: u64) -> Pfn {
+        self.page(gfn, Access::READ)
+    }
+
+    /// Writes; panics unless memory is reached.
+    #[track_caller]
+    pub fn write(&mut self, gfn: u64) -> Pfn {
+        self.page(gfn, Access::WRITE)
+    }
+
+    #[track_caller]
+    fn page(&mut self, gfn: u64, wanted: Access) -> Pfn {
+        match self.access(gfn, wanted) {
+            Ok(Reached::Page(pfn)) => pfn,
+            other => panic!("the access to frame {gfn:#x} came to {other:?}"),
+        }
+    }
 }

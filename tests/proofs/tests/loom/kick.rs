@@ -9,7 +9,7 @@ use waterbear_core::vcpu::{Vcpu, Vcpus};
 use waterbear_hal::Pinned;
 use waterbear_hal::sync::twin::Part;
 use waterbear_mock::{MockConfig, MockHost};
-use waterbear_proofs::guest::{enter, settle};
+use waterbear_proofs::vcpu_thread::{enter, settle};
 
 use crate::twins::{explore, explore_bounded, must_deadlock, must_fail};
 

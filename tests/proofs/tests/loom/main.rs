@@ -5,5 +5,6 @@
 #![cfg(loom)]
 
 mod kick;
+mod memslot;
 mod twins;
 mod vendor;

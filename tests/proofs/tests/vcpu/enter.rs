@@ -9,7 +9,7 @@ use waterbear_core::request::Request;
 use waterbear_core::vcpu::{Mode, Vcpu};
 use waterbear_hal::Cpu;
 use waterbear_mock::MockHost;
-use waterbear_proofs::guest::{enter, settle};
+use waterbear_proofs::vcpu_thread::{enter, settle};
 
 fn vcpu(host: &MockHost) -> Vcpu<MockHost> {
     let vcpu = Vcpu::new(host, 0).expect("memory");

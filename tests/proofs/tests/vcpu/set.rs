@@ -11,7 +11,7 @@ use waterbear_core::request::Request;
 use waterbear_core::vcpu::{MAX_VCPUS, Vcpus};
 use waterbear_hal::RcuGuard;
 use waterbear_mock::{MockConfig, MockHost};
-use waterbear_proofs::guest::{enter, settle};
+use waterbear_proofs::vcpu_thread::{enter, settle};
 
 /// Proves KR-4, BUG-16.
 #[test]

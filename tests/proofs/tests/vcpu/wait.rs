@@ -8,7 +8,7 @@ use waterbear_core::request::Request;
 use waterbear_core::vcpu::{Mode, Vcpu};
 use waterbear_hal::{IrqOff, Pinned};
 use waterbear_mock::MockHost;
-use waterbear_proofs::guest::{enter, settle};
+use waterbear_proofs::vcpu_thread::{enter, settle};
 
 fn vcpu(host: &MockHost) -> Vcpu<MockHost> {
     let vcpu = Vcpu::new(host, 0).expect("memory");

@@ -1,0 +1,142 @@
+//! "A flush is due", as a value that cannot be lost.
+use waterbear_hal::sync::atomic::Ordering;
+use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
+
+use super::Mmu;
+
+/// Whoever can make every vCPU of a VM forget what it cached of the tables.
+pub trait Tlb {
+    /// Makes every vCPU forget translations of the frames from `start` to
+    /// before `end`, and returns when none can use them any more. Called under
+    /// `mmu_lock` and inside an RCU section: spins, does not sleep, does not
+    /// allocate.
+    fn flush(&self, start: Gfn, end: Gfn);
+
+    /// Makes every vCPU let go of its root before it enters the guest again.
+    /// Called under `mmu_lock`, like `flush`.
+    fn reload_roots(&self);
+}
+
+/// Whoever keeps the log of pages that the guest wrote to.
+pub trait DirtyLog {
+    /// The guest wrote to frames that a leaf at `level` from `gfn` on maps. A
+    /// no-op where no log is kept. Any context.
+    fn mark(&self, gfn: Gfn, level: Level);
+}
+
+/// Nobody keeps a log.
+impl DirtyLog for () {
+    fn mark(&self, _gfn: Gfn, _level: Level) {}
+}
+
+/// How many page references an operation collects before it flushes and
+/// releases them, on hosts without notifications.
+const PAGES: usize = 64;
+
+/// What an operation on the tables still owes: a TLB flush, page references to
+/// give back after it, and its share of the statistics.
+///
+/// It borrows the guard of the RCU section, so it is settled before the
+/// section ends and before the lock is dropped (TDP-6). Dropping it with a
+/// flush due is a bug of ours: it is reported, and made good.
+#[must_use = "a flush may be due"]
+pub struct Op<'r, H: Hal, T: Tlb, D: DirtyLog> {
+    pub(super) mmu: &'r Mmu<H>,
+    tlb: &'r T,
+    pub(super) log: &'r D,
+    /// The lock is held for reading: others change entries at the same time.
+    pub(super) shared: bool,
+    /// The frames to flush; empty if no flush is due.
+    due: (Gfn, Gfn),
+    pages: [Pfn; PAGES],
+    held: usize,
+    mapped: [i64; 3],
+}
+
+impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+    pub(super) fn new(
+        mmu: &'r Mmu<H>,
+        tlb: &'r T,
+        log: &'r D,
+        _rcu: &'r RcuGuard<'_, H>,
+        shared: bool,
+    ) -> Self {
+        Self {
+            mmu,
+            tlb,
+            log,
+            shared,
+            due: NOTHING,
+            pages: [Pfn(0); PAGES],
+            held: 0,
+            mapped: [0; 3],
+        }
+    }
+
+    /// A flush of what an entry at `level` covers is due.
+    #[inline(always)]
+    pub(super) fn flush_later(&mut self, gfn: Gfn, level: Level) {
+        let end = gfn.add(level.pages());
+        self.due.0 = self.due.0.min(gfn);
+        self.due.1 = self.due.1.max(end);
+    }
+
+    /// Counts a leaf that was mapped (1) or removed (-1).
+    #[inline(always)]
+    pub(super) fn count(&mut self, level: Level, leaves: i64) {
+        if let Some(mapped) = self.mapped.get_mut(level as usize - 1) {
+            *mapped += leaves;
+        }
+    }
+
+    /// The reference to `pfn` is given back once no TLB holds the page.
+    #[inline(always)]
+    pub(super) fn release_later(&mut self, pfn: Pfn) {
+        if H::HAS_NOTIFIER {
+            return;
+        }
+        if self.held == PAGES {
+            self.settle();
+        }
+        self.pages[self.held] = pfn;
+        self.held += 1;
+    }
+
+    /// Flushes if a flush is due, and then gives back what waited for it.
+    pub(super) fn settle(&mut self) {
+        if self.is_due() {
+            let (start, end) = core::mem::replace(&mut self.due, NOTHING);
+            self.tlb.flush(start, end);
+        }
+        for &pfn in &self.pages[..core::mem::take(&mut self.held)] {
+            // The guest may have written through the mapping at any time.
+            self.mmu.space.hal.release(pfn, true);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due.0 < self.due.1
+    }
+
+    /// Settles everything. Ends every operation.
+    pub(super) fn finish(mut self) {
+        self.settle();
+        for (total, mapped) in self.mmu.mapped.iter().zip(&mut self.mapped) {
+            if *mapped != 0 {
+                // Relaxed: a statistic.
+                total.fetch_add(core::mem::take(mapped), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+const NOTHING: (Gfn, Gfn) = (Gfn(u64::MAX), Gfn(0));
+
+impl<H: Hal, T: Tlb, D: DirtyLog> Drop for Op<'_, H, T, D> {
+    fn drop(&mut self) {
+        if self.is_due() {
+            self.mmu.space.hal.bug("a TLB flush was forgotten");
+            self.settle();
+        }
+    }
+}

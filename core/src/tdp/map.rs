@@ -1,0 +1,171 @@
+//! A fault installs a mapping, in parallel with other faults (TDP-2).
+use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
+
+use super::cache::TableCache;
+use super::flush::{DirtyLog, Op, Tlb};
+use super::invalidate::Snapshot;
+use super::root::Root;
+use super::table::{Entry, Table};
+use super::{DirtyTracking, Mmu};
+use crate::spte::{Kind, LeafRights};
+
+/// What a fault wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Goal {
+    /// The frame that faulted.
+    pub gfn: Gfn,
+    /// The page behind that frame.
+    pub pfn: Pfn,
+    /// The level of the leaf: decided under the lock.
+    pub level: Level,
+    /// What the leaf is to allow: decided under the lock.
+    pub rights: LeafRights,
+    /// The access was a write.
+    pub write: bool,
+    /// The access was an instruction fetch.
+    pub exec: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mapped {
+    /// A leaf now maps the page that was not mapped there before.
+    Installed,
+    /// The page was mapped and now allows the access.
+    Upgraded,
+    /// The page was mapped and allowed the access: another vCPU was faster.
+    Spurious,
+    /// Somebody is removing the entry, or a table was missing: try again.
+    Retry,
+}
+
+impl<H: Hal> Mmu<H> {
+    /// Installs the page that was found after `snapshot` was taken, unless it
+    /// may be stale or the root is: then nothing is done and the answer is
+    /// [`Mapped::Retry`]. What to install is decided by `decide`, under the
+    /// lock. Does not sleep.
+    pub fn install(
+        &self,
+        (tlb, log): (&impl Tlb, &impl DirtyLog),
+        root: &Root<H>,
+        cache: &mut TableCache<H>,
+        snapshot: Snapshot,
+        gfn: Gfn,
+        decide: impl FnOnce() -> Goal,
+    ) -> (Mapped, Level) {
+        let state = self.lock.read();
+        // TDP-8, TDP-9: the checks that count, with the lock held that
+        // invalidations take for writing.
+        if root.is_invalid() || self.is_stale(&state, snapshot, gfn) {
+            return (Mapped::Retry, Level::L1);
+        }
+        let goal = decide();
+        let rcu = RcuGuard::new(&self.space.hal);
+        let mut op = Op::new(self, tlb, log, &rcu, true);
+        let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
+        op.finish();
+        (mapped, goal.level)
+    }
+}
+
+impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+    /// Walks from `root` to the level of the goal, adds the tables that are
+    /// missing, and installs the leaf. On a lost race nothing was written and
+    /// the walk goes on with what it saw.
+    fn map(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, goal: &Goal) -> Mapped {
+        let mut entry = root.entry(goal.gfn);
+        loop {
+            let next = if entry.level() == goal.level {
+                self.install(entry, goal)
+            } else {
+                self.descend(entry, cache, goal)
+            };
+            match next {
+                Ok(mapped) => return mapped,
+                Err(now) => entry = now,
+            }
+        }
+    }
+
+    /// One level further down: the entry there, or the end.
+    fn descend(
+        &mut self,
+        entry: Entry<'r, H>,
+        cache: &mut TableCache<H>,
+        goal: &Goal,
+    ) -> Result<Mapped, Entry<'r, H>> {
+        match entry.kind() {
+            Kind::Frozen => return Ok(Mapped::Retry),
+            Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
+            Kind::Leaf => {
+                return match self.split(entry, cache) {
+                    Some(now) => Err(now),
+                    None => Ok(Mapped::Retry),
+                };
+            }
+            Kind::Table => {}
+            Kind::Empty | Kind::Mmio => {
+                let Some(table) = cache.take() else {
+                    return Ok(Mapped::Retry);
+                };
+                match self.link(entry, table) {
+                    Ok(child) => return Err(child.entry(goal.gfn)),
+                    Err((now, table)) => {
+                        cache.put(table);
+                        return Err(now);
+                    }
+                }
+            }
+        }
+        match entry.child() {
+            Some(child) => Err(child.entry(goal.gfn)),
+            None => Ok(Mapped::Retry),
+        }
+    }
+
+    /// The leaf itself.
+    fn install(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
+        let format = &self.mmu.space.format;
+        let pfn = goal.pfn.align_down(goal.level);
+        let new = format.leaf(pfn, goal.level, goal.rights);
+        match entry.kind() {
+            Kind::Frozen => return Ok(Mapped::Retry),
+            Kind::Empty | Kind::Mmio | Kind::Table => {
+                self.exchange(entry, new)?;
+            }
+            Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
+            Kind::Leaf if format.pfn(entry.value()) == pfn => {
+                // A dirty bit that hardware has set stays.
+                let new = if format.is_dirty(entry.value()) && format.is_writable(new) {
+                    format.made_writable(new)
+                } else {
+                    new
+                };
+                self.exchange(entry, new)?;
+                self.mark_written(goal);
+                return Ok(Mapped::Upgraded);
+            }
+            Kind::Leaf => self.replace(entry, new)?,
+        }
+        self.mark_written(goal);
+        Ok(Mapped::Installed)
+    }
+
+    /// Whether the leaf serves the access as it is.
+    fn is_enough(&self, entry: &Entry<'r, H>, goal: &Goal) -> bool {
+        let format = &self.mmu.space.format;
+        let offset = goal.gfn.0 - entry.gfn().0;
+        format.allows(entry.value(), goal.write, goal.exec)
+            && format.pfn(entry.value()).add(offset) == goal.pfn
+    }
+
+    /// A page that became writable may be written from now on without another
+    /// fault. After the entry, never before it: a collector that took the mark
+    /// first would have found nothing to protect (TDP-13). Where dirty bits
+    /// are scanned for, the entry itself is the mark.
+    fn mark_written(&self, goal: &Goal) {
+        if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
+            self.log.mark(goal.gfn, Level::L1);
+        }
+    }
+}

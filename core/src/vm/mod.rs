@@ -1,0 +1,116 @@
+//! A virtual machine: its slots, its page tables, its vCPUs.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`fault`] | the guest touched memory that is not mapped for it |
+//! | [`slots`] | slots come and go: what the page tables do about it |
+//! | [`host`] | the host changes or asks about the owner's memory |
+//! | [`dirty`] | the dirty log, as user space reads it |
+pub mod dirty;
+pub mod fault;
+pub mod host;
+pub mod slots;
+
+use waterbear_hal::{Gfn, Hal, Level};
+
+use crate::Error;
+use crate::memslot::{Memslots, Slot, SlotSet};
+use crate::request::Request;
+use crate::spte::EntryFormat;
+use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
+use crate::vcpu::Vcpus;
+
+pub use fault::{Outcome, VcpuMmu};
+
+/// A virtual machine.
+pub struct Vm<H: Hal> {
+    /// `[I]` the host.
+    pub(crate) hal: H,
+    /// `[I]` the address space of the owner.
+    pub(crate) user: H::Space,
+    /// Which guest frames are memory.
+    pub(crate) memslots: Memslots<H>,
+    /// What is mapped of it.
+    pub(crate) mmu: Mmu<H>,
+    /// Who uses the mappings.
+    pub(crate) vcpus: Vcpus<H>,
+}
+
+impl<H: Hal> Vm<H> {
+    /// A VM without memory and vCPUs, for memory of `user`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`]; [`Error::NotSupported`] for dirty bits that the
+    /// format does not have.
+    pub fn new(
+        hal: &H,
+        user: H::Space,
+        format: EntryFormat,
+        dirty: DirtyTracking,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            hal: hal.clone(),
+            user,
+            memslots: Memslots::new(hal, format.end())?,
+            mmu: Mmu::new(hal, format, dirty)?,
+            vcpus: Vcpus::new(hal),
+        })
+    }
+
+    /// The memory slots.
+    pub fn memslots(&self) -> &Memslots<H> {
+        &self.memslots
+    }
+
+    /// The second-level page tables.
+    pub fn mmu(&self) -> &Mmu<H> {
+        &self.mmu
+    }
+
+    /// The vCPUs.
+    pub fn vcpus(&self) -> &Vcpus<H> {
+        &self.vcpus
+    }
+}
+
+impl<H: Hal> Drop for Vm<H> {
+    /// Removes every mapping and waits for the tables: on hosts without
+    /// notifications this gives the pages back. May sleep. No vCPU runs any
+    /// more.
+    fn drop(&mut self) {
+        self.mmu.invalidate_roots(&self.vcpus, [&(), &()]);
+        self.hal.rcu_barrier();
+    }
+}
+
+impl<H: Hal> Tlb for Vcpus<H> {
+    /// No CPU can flush a range of guest-physical addresses, so the range goes
+    /// unused.
+    fn flush(&self, _start: Gfn, _end: Gfn) {
+        self.flush_tlbs();
+    }
+
+    fn reload_roots(&self) {
+        self.make_request_all(Request::MMU_RELOAD);
+    }
+}
+
+impl<H: Hal> DirtyLog for Slot<H> {
+    fn mark(&self, gfn: Gfn, level: Level) {
+        if self.dirty.is_some() {
+            for page in 0..level.pages() {
+                self.mark_dirty(gfn.add(page));
+            }
+        }
+    }
+}
+
+impl<H: Hal> DirtyLog for SlotSet<H> {
+    fn mark(&self, gfn: Gfn, level: Level) {
+        // A large mapping lies inside one slot (TDP-12).
+        if let Some(slot) = self.by_gfn(gfn) {
+            DirtyLog::mark(&**slot, gfn, level);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Slots come and go: what the page tables do about it.
+use waterbear_hal::{Hal, Level};
+
+use super::Vm;
+use super::fault::VcpuMmu;
+use crate::Error;
+use crate::memslot::{Change, Region, Slot, SlotHooks, SpaceId};
+use crate::tdp::walk::Yielding;
+
+impl<H: Hal> Vm<H> {
+    /// Creates, deletes, moves or changes a slot. May sleep; no lock held.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memslots::set_region`](crate::memslot::Memslots::set_region).
+    pub fn set_region(&self, region: Region) -> Result<(), Error> {
+        self.memslots.set_region(self, region)
+    }
+
+    /// Maps in large pieces again what dirty logging has left in small ones.
+    /// Best effort: what cannot be mapped now stays as it is and is right as
+    /// it is. May sleep.
+    fn collapse(&self, slot: &Slot<H>) {
+        let mut vcpu = VcpuMmu::new();
+        self.switch_space(&mut vcpu, slot.space);
+        let mut from = slot.base;
+        while let Some(table) = self.mmu.next_small(slot.space, from..slot.end()) {
+            // The fault path replaces a table by a leaf wherever a leaf may
+            // stand, so looking for the large page is all there is to do.
+            let _ = self.prefault(&mut vcpu, table.gpa());
+            from = table.align_down(Level::L2).add(Level::L2.pages());
+        }
+    }
+}
+
+impl<H: Hal> SlotHooks<H> for Vm<H> {
+    fn zap_slot(&self, slot: &Slot<H>) {
+        let frames = slot.base..slot.end();
+        self.mmu
+            .zap(&self.vcpus, slot, slot.space, frames, Yielding::Allowed);
+    }
+
+    fn committed(&self, change: &Change<'_, H>) {
+        let Change::Flags { old, new } = change else {
+            return;
+        };
+        match (old.logs_dirty(), new.logs_dirty()) {
+            (false, true) => {
+                // What was written before is not in the log: `()`.
+                let frames = new.base..new.end();
+                self.mmu.start_logging(&self.vcpus, &(), new.space, frames);
+            }
+            (true, false) => self.collapse(new),
+            _ => {}
+        }
+    }
+
+    fn mmio_generation_wrapped(&self, _space: SpaceId) {
+        // Once in half a million updates, so the simplest way: every vCPU gets
+        // a new root without any entry.
+        let slots = self.memslots.read();
+        self.mmu
+            .invalidate_roots(&self.vcpus, SpaceId::ALL.map(|space| slots.set(space)));
+    }
+}

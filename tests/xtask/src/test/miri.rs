@@ -1,0 +1,222 @@
+//! The layer `miri`: the proofs interpreted, so that undefined behaviour is an error.
+//!
+//! Miri runs one test at a time. To use all processors the tests are dealt out to several
+//! processes, a few at a time.
+
+use super::{Skipped, Tally};
+use crate::libtest::{self, Ending, Report};
+use crate::process::{self, Finished, seconds};
+use crate::workspace::Workspace;
+use crate::{Outcome, artifacts, need, pool};
+use std::process::Command;
+
+/// Pointers must come from where they claim to come from.
+const FLAGS: &str = "-Zmiri-strict-provenance";
+
+/// A few tests of one test program.
+struct Batch {
+    /// `--lib`, `--bin=NAME` or `--test=NAME`.
+    program: String,
+    tests: Vec<String>,
+}
+
+pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+    if let Err(why) = need::miri(workspace) {
+        println!("  SKIPPED the whole layer: {why}");
+        let name = "the whole layer".to_owned();
+        tally.skipped.push(Skipped { name, reason: why });
+        return Ok(());
+    }
+    let batches = batches(list(workspace)?);
+    if batches.is_empty() {
+        return Err("the proofs hold no test to run under Miri".to_owned());
+    }
+    let tests: usize = batches.iter().map(|batch| batch.tests.len()).sum();
+    let (count, workers) = (batches.len(), pool::workers());
+    println!("  {tests} tests in {count} batches, {workers} at a time");
+    let endings = pool::run(batches, |batch| run_batch(workspace, &batch));
+    for (name, ending) in endings.into_iter().flatten() {
+        match ending {
+            Ending::Passed => tally.passed += 1,
+            Ending::Failed => tally.failed.push(name),
+            Ending::Ignored(reason) => tally.skipped.push(Skipped { name, reason }),
+        }
+    }
+    Ok(())
+}
+
+/// Builds the proofs and names the tests of each test program.
+fn list(workspace: &Workspace) -> Outcome<Vec<(String, Vec<String>)>> {
+    let arguments = "test --package waterbear-proofs --lib --tests --no-run";
+    // Once for the reader, once for the names of the programs.
+    if !process::shown(&mut miri(workspace, arguments))? {
+        return Err("the proofs do not build for Miri; its messages are above".to_owned());
+    }
+    let mut again = miri(workspace, arguments);
+    again.arg("--message-format=json-render-diagnostics");
+    let messages = process::captured(&mut again, None, "cargo miri", |_| {})?;
+
+    let mut programs = Vec::new();
+    for program in artifacts::test_programs(&messages.stdout) {
+        let name = match program.kind.as_str() {
+            "test" => format!("--test={}", program.name),
+            "bin" => format!("--bin={}", program.name),
+            _ => "--lib".to_owned(),
+        };
+        let mut list = test(workspace, &name);
+        list.arg("--list");
+        let listed = process::captured(&mut list, None, "cargo miri", |_| {})?;
+        if !listed.success {
+            return Err(format!(
+                "cannot list the tests of {name}: {}",
+                listed.output
+            ));
+        }
+        programs.push((name, libtest::list(&listed.stdout)));
+    }
+    Ok(programs)
+}
+
+/// Cuts the lists so that every processor has several batches to take.
+fn batches(programs: Vec<(String, Vec<String>)>) -> Vec<Batch> {
+    let total: usize = programs.iter().map(|(_, tests)| tests.len()).sum();
+    let size = (total / (pool::workers() * 8)).clamp(1, 16);
+    let mut batches = Vec::new();
+    for (program, tests) in programs {
+        for tests in tests.chunks(size) {
+            batches.push(Batch {
+                program: program.clone(),
+                tests: tests.to_vec(),
+            });
+        }
+    }
+    batches
+}
+
+/// Runs a batch. Miri ends the process at the first error; the tests that have no ending then are
+/// run one by one.
+fn run_batch(workspace: &Workspace, batch: &Batch) -> Vec<(String, Ending)> {
+    let mut command = test(workspace, &batch.program);
+    command.arg("--exact").args(&batch.tests);
+    let name = batch.tests.join(", ");
+    let (mut endings, text) = match process::captured(&mut command, None, &name, |_| {}) {
+        Ok(finished) => (endings(batch, &finished), summary(&name, &finished)),
+        Err(error) => (
+            every_test_failed(batch),
+            format!("  FAILED {name}: {error}"),
+        ),
+    };
+    println!("{text}");
+    let is_open = |test: &&String| !endings.iter().any(|(name, _)| name == *test);
+    let open: Vec<String> = batch.tests.iter().filter(is_open).cloned().collect();
+    for test in open {
+        let alone = Batch {
+            program: batch.program.clone(),
+            tests: vec![test],
+        };
+        endings.extend(run_batch(workspace, &alone));
+    }
+    endings
+}
+
+fn summary(name: &str, finished: &Finished) -> String {
+    let time = seconds(finished.time);
+    if finished.success {
+        format!("  ok     {name}  {time}")
+    } else {
+        format!(
+            "  FAILED {name}  {time}, {}\n{}",
+            finished.ending, finished.output
+        )
+    }
+}
+
+/// The endings of the tests as far as they are known. That of a single test always is.
+fn endings(batch: &Batch, finished: &Finished) -> Vec<(String, Ending)> {
+    let mut endings = Report::parse(&finished.stdout).tests;
+    endings.retain(|(name, _)| batch.tests.contains(name));
+    match &batch.tests[..] {
+        [_] if !finished.success => every_test_failed(batch),
+        [test] if endings.is_empty() => vec![(test.clone(), Ending::Passed)],
+        _ => endings,
+    }
+}
+
+fn every_test_failed(batch: &Batch) -> Vec<(String, Ending)> {
+    batch
+        .tests
+        .iter()
+        .map(|test| (test.clone(), Ending::Failed))
+        .collect()
+}
+
+fn test(workspace: &Workspace, program: &str) -> Command {
+    miri(
+        workspace,
+        &format!("test --package waterbear-proofs {program} --"),
+    )
+}
+
+fn miri(workspace: &Workspace, arguments: &str) -> Command {
+    let mut command = workspace.nightly_cargo(&format!("miri {arguments}"));
+    command.env("MIRIFLAGS", FLAGS);
+    // Miri does not optimise, and warns if it is told to.
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn batch(tests: &[&str]) -> Batch {
+        let tests = tests.iter().map(|&test| test.to_owned()).collect();
+        Batch {
+            program: "--lib".to_owned(),
+            tests,
+        }
+    }
+
+    fn finished(success: bool, stdout: &str) -> Finished {
+        let (stdout, output) = (stdout.to_owned(), String::new());
+        Finished {
+            success,
+            ending: String::new(),
+            stdout,
+            output,
+            time: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn every_test_is_in_one_batch() {
+        let tests: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let batches = batches(vec![
+            ("--lib".into(), tests.clone()),
+            ("--test=a".into(), vec![]),
+        ]);
+        assert_eq!(
+            batches
+                .into_iter()
+                .flat_map(|batch| batch.tests)
+                .collect::<Vec<_>>(),
+            tests
+        );
+    }
+
+    #[test]
+    fn a_process_that_died_leaves_its_last_test_open() {
+        let known = endings(
+            &batch(&["a", "b", "c"]),
+            &finished(false, "test a ... ok\ntest b ... \n"),
+        );
+        assert_eq!(known, [("a".to_owned(), Ending::Passed)]);
+    }
+
+    #[test]
+    fn a_single_test_fails_with_its_process() {
+        let known = endings(&batch(&["b"]), &finished(false, "test b ... \n"));
+        assert_eq!(known, [("b".to_owned(), Ending::Failed)]);
+    }
+}
