@@ -8,7 +8,7 @@ use super::table::{Entry, Table};
 use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
-use crate::memslot::SpaceId;
+use crate::memslot::{ADDRESS_SPACES, SpaceId};
 use crate::spte::{Kind, Spte};
 
 impl<H: Hal> Mmu<H> {
@@ -98,24 +98,28 @@ impl<H: Hal> Mmu<H> {
     /// fault under the lock gives it back. When this returns no vCPU writes to
     /// the page unseen (PT-2). Does not sleep.
     ///
+    /// `logs` are those of the address spaces, in order.
+    ///
     /// # Errors
     ///
     /// What `count` returned.
-    pub fn change_tracking(
+    pub fn change_tracking<D: DirtyLog>(
         &self,
         tlb: &impl Tlb,
-        log: &impl DirtyLog,
+        logs: [&D; ADDRESS_SPACES],
         gfn: Gfn,
         count: impl FnOnce() -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let state = MmuWrite::lock(&self.lock);
         if count()? {
             let rcu = RcuGuard::new(&self.space.hal);
-            let mut op = Op::new(self, tlb, log, &rcu, MmuWrite::SHARED);
-            for root in state.roots.iter() {
-                write_track(&mut op, self.leaf(root, &rcu, gfn));
+            for (space, log) in SpaceId::ALL.into_iter().zip(logs) {
+                let mut op = Op::new(self, tlb, log, &rcu, MmuWrite::SHARED);
+                for root in state.roots.iter().filter(|root| root.role().space == space) {
+                    write_track(&mut op, self.leaf(root, &rcu, gfn));
+                }
+                op.finish();
             }
-            op.finish();
         }
         Ok(())
     }

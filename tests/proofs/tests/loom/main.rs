@@ -6,5 +6,6 @@
 
 mod kick;
 mod memslot;
+mod track;
 mod twins;
 mod vendor;
