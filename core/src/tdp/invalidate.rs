@@ -48,14 +48,15 @@ impl<H: Hal> Mmu<H> {
         Snapshot(self.sequence.load(Ordering::Acquire))
     }
 
-    /// Whether a page that was found after `snapshot` may no longer be the one
-    /// behind `gfn`. Under the lock: this is the check that counts.
-    pub fn is_stale(&self, state: &State<H>, snapshot: Snapshot, gfn: Gfn) -> bool {
+    /// Whether pages that were found after `snapshot` may no longer be the ones
+    /// behind `frames`. Under the lock: this is the check that counts.
+    pub fn is_stale(&self, state: &State<H>, snapshot: Snapshot, frames: Range<Gfn>) -> bool {
         if removed(Part::InvalidationCheck) {
             return false;
         }
-        let invalidation = &state.invalidation;
-        (invalidation.in_progress != 0 && (invalidation.start..invalidation.end).contains(&gfn))
+        let changing = &state.invalidation;
+        let meet = frames.start < changing.end && changing.start < frames.end;
+        (changing.in_progress != 0 && meet)
             // Acquire is not needed for the value: it changes under the write
             // lock only, and we hold the lock.
             || self.sequence.load(Ordering::Relaxed) != snapshot.0

@@ -54,12 +54,15 @@ impl<H: Hal> Mmu<H> {
         decide: impl FnOnce() -> Goal,
     ) -> (Mapped, Level) {
         let state = self.lock.read();
+        let goal = decide();
         // TDP-8, TDP-9: the checks that count, with the lock held that
-        // invalidations take for writing.
-        if root.is_invalid() || self.is_stale(&state, snapshot, gfn) {
+        // invalidations take for writing. Of all frames that the leaf would
+        // map: those beside the one that faulted may be the ones that change.
+        let first = gfn.align_down(goal.level);
+        let frames = first..first.add(goal.level.pages());
+        if root.is_invalid() || self.is_stale(&state, snapshot, frames) {
             return (Mapped::Retry, Level::L1);
         }
-        let goal = decide();
         let rcu = RcuGuard::new(&self.space.hal);
         let mut op = Op::new(self, tlb, log, &rcu, true);
         let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);

@@ -21,6 +21,10 @@ impl<H: Hal> Vm<H> {
     /// Best effort: what cannot be mapped now stays as it is and is right as
     /// it is. May sleep.
     fn collapse(&self, slot: &Slot<H>) {
+        if self.mmu.max_leaf() == Level::L1 {
+            // Looking would only pin pages that the guest has not asked for.
+            return;
+        }
         let mut vcpu = VcpuMmu::new();
         self.switch_space(&mut vcpu, slot.space);
         let mut from = slot.base;

@@ -75,8 +75,11 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         };
         match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
             Ok(pfn) => {
+                // Panics if the host has the page back.
                 if vcpu.wanted.write {
                     self.host.data_write(pfn);
+                } else {
+                    self.host.data_read(pfn);
                 }
                 vcpu.page = Some(pfn);
                 Exit::Halt
