@@ -7,9 +7,9 @@
 /// Atomic types and fences.
 #[cfg(not(loom))]
 pub use core::sync::atomic;
-/// Atomic types and fences, as the model checker sees them.
 #[cfg(loom)]
-pub use loom::sync::atomic;
+#[path = "sync_loom.rs"]
+pub mod atomic;
 
 /// Says that this thread spins: a pause for the CPU, a reschedule for the
 /// model checker.
