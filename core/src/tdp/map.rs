@@ -1,4 +1,6 @@
 //! A fault installs a mapping, in parallel with other faults (TDP-2).
+use core::ops::Range;
+
 use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
 
 use super::cache::TableCache;
@@ -26,6 +28,14 @@ pub struct Goal {
     pub exec: bool,
 }
 
+impl Goal {
+    /// The frames that the leaf covers.
+    fn frames(&self) -> Range<Gfn> {
+        let start = self.gfn.align_down(self.level);
+        start..start.add(self.level.pages())
+    }
+}
+
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mapped {
@@ -50,16 +60,15 @@ impl<H: Hal> Mmu<H> {
         root: &Root<H>,
         cache: &mut TableCache<H>,
         snapshot: Snapshot,
-        gfn: Gfn,
         decide: impl FnOnce() -> Goal,
     ) -> (Mapped, Level) {
         let state = self.lock.read();
+        let goal = decide();
         // TDP-8, TDP-9: the checks that count, with the lock held that
         // invalidations take for writing.
-        if root.is_invalid() || self.is_stale(&state, snapshot, gfn) {
+        if root.is_invalid() || self.is_stale(&state, snapshot, &goal.frames()) {
             return (Mapped::Retry, Level::L1);
         }
-        let goal = decide();
         let rcu = RcuGuard::new(&self.space.hal);
         let mut op = Op::new(self, tlb, log, &rcu, true);
         let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
