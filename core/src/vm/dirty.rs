@@ -9,6 +9,7 @@ use super::Vm;
 use crate::Error;
 use crate::memslot::dirty::WORD_BITS;
 use crate::memslot::{Slot, SpaceId};
+use crate::tdp::DirtyTracking;
 
 impl<H: Hal> Vm<H> {
     /// Reads the log of slot `id` into `log`, one bit per page, in words of
@@ -42,7 +43,7 @@ impl<H: Hal> Vm<H> {
             return Ok(());
         }
         let mut words = log.iter_mut().enumerate();
-        self.protect(slot, || {
+        let mut take = || {
             words.by_ref().find_map(|(index, word)| {
                 // A look first: most words of most logs are empty.
                 *word = if bitmap.peek(index) == 0 {
@@ -52,7 +53,12 @@ impl<H: Hal> Vm<H> {
                 };
                 (*word != 0).then_some((index, *word))
             })
-        });
+        };
+        match self.mmu.dirty {
+            DirtyTracking::WriteProtect => self.protect(slot, take),
+            // Harvesting has made every page report its next write.
+            DirtyTracking::DirtyBit => while take().is_some() {},
+        }
         Ok(())
     }
 

@@ -21,6 +21,8 @@ pub enum Step {
     AfterDisable,
 }
 
+type Interference = (Step, CpuId, fn(CpuId));
+
 #[derive(Default)]
 struct Books {
     lacks: BTreeMap<CpuId, Unsupported>,
@@ -30,7 +32,7 @@ struct Books {
     checked: Vec<CpuId>,
     enables: usize,
     disables: usize,
-    interfere: Option<(Step, CpuId, fn(CpuId))>,
+    interfere: Option<Interference>,
 }
 
 /// The vendor.
@@ -40,7 +42,6 @@ pub struct FakeVendor {
     books: Mutex<Books>,
 }
 
-#[allow(dead_code, reason = "each test binary uses some of it")]
 impl FakeVendor {
     /// A vendor that finds every CPU able.
     pub fn new(host: &MockHost, name: &'static str) -> Self {
