@@ -78,7 +78,7 @@ fn use_a_page(host: &MockHost, vcpu: &Vcpu<MockHost>, unmapped: &AtomicBool, fre
 
 /// A guest that uses a page, and somebody who unmaps it, flushes and frees it.
 fn flush_against_entry() {
-    explore(|| {
+    explore_bounded(5, || {
         let host = machine();
         let vcpu = vcpu(&host);
         let unmapped = Arc::new(AtomicBool::new(false));
@@ -115,7 +115,7 @@ fn a_request_is_lost_without_the_barrier_of_the_sender_twin() {
 
 /// As [`flush_against_entry`], for all vCPUs, while the only one comes online.
 fn broadcast_against_a_new_vcpu() {
-    explore_bounded(5, || {
+    explore_bounded(4, || {
         let host = machine();
         let vcpus = Arc::new(Vcpus::new(&host));
         let unmapped = Arc::new(AtomicBool::new(false));
