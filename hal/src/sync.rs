@@ -47,16 +47,31 @@ pub mod twin {
         PublishGate,
         /// The check of the invalidation sequence under `mmu_lock`.
         InvalidationCheck,
-        /// Compare-exchange when a fault installs an entry.
+        /// The read barrier between the invalidation sequence and the search
+        /// for a page.
+        SnapshotBarrier,
+        /// The check under `mmu_lock` that the root is not invalid.
+        RootCheck,
+        /// Compare-exchange when a fault installs an entry where none was.
         InstallCas,
+        /// Compare-exchange when a leaf or a link is changed.
+        ChangeCas,
+        /// Freezing the entries of a table that is removed while faults run.
+        FreezeRemoved,
+        /// Waiting for an entry that somebody else has frozen, when its table
+        /// is removed.
+        FrozenWait,
         /// The grace period before a page table is freed.
         TableGracePeriod,
         /// Compare-exchange in the lockless fast path.
         FastPathCas,
         /// Deciding about page tracking again under the lock.
         TrackRecheck,
-        /// The TLB flush after write protection.
+        /// The TLB flush after write protection, or after a dirty bit was
+        /// cleared.
         WriteProtectFlush,
+        /// Marking a page dirty only after it has become writable.
+        MarkAfterWrite,
         /// The lock around a vendor's registration.
         VendorLock,
         /// Taking the usage lock around counting users and switching.

@@ -4,6 +4,7 @@
 //! moves dirty bits to the log, removes what was below, and notes the flush.
 use waterbear_hal::memory::ENTRIES;
 use waterbear_hal::sync::spin_hint;
+use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::DirtyTracking;
@@ -109,7 +110,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             self.log.mark(gfn, level);
         }
         if new.is_present() {
-            if format.needs_flush(old, new) {
+            if format.needs_flush(old, new) && !removed(Part::WriteProtectFlush) {
                 self.flush_later(gfn, level);
             }
         } else {
@@ -131,7 +132,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
         let table = unlinked.table();
         let (level, step) = (table.level(), table.level().pages());
-        let new = if self.shared {
+        let new = if self.shared && !removed(Part::FreezeRemoved) {
             Spte::FROZEN
         } else {
             Spte::EMPTY
@@ -143,7 +144,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             }
             let taken = loop {
                 match entry.swap(new) {
-                    Taken::Plain(Spte::FROZEN) => spin_hint(),
+                    Taken::Plain(Spte::FROZEN) if !removed(Part::FrozenWait) => spin_hint(),
                     taken => break taken,
                 }
             };

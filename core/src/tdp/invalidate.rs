@@ -43,9 +43,14 @@ pub struct Snapshot(u64);
 impl<H: Hal> Mmu<H> {
     /// Notes the sequence before the page is looked for.
     pub fn snapshot(&self) -> Snapshot {
-        // Acquire: the look-up of the page comes after. Pairs with the raise
-        // in `end_invalidation`.
-        Snapshot(self.sequence.load(Ordering::Acquire))
+        let barrier = if removed(Part::SnapshotBarrier) {
+            Ordering::Relaxed
+        } else {
+            // The look-up of the page comes after. Pairs with the raise in
+            // `end_invalidation`.
+            Ordering::Acquire
+        };
+        Snapshot(self.sequence.load(barrier))
     }
 
     /// Whether pages that were found after `snapshot` may no longer be those
