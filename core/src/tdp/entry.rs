@@ -3,6 +3,8 @@
 //! It decides what a change calls for ([`effect`]), keeps the statistics,
 //! moves dirty bits to the log, removes what was below, and notes the flush.
 use waterbear_hal::memory::ENTRIES;
+use waterbear_hal::sync::spin_hint;
+use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::DirtyTracking;
@@ -121,7 +123,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         if !format.is_dirty(new) {
             self.report(gfn, level, old);
         }
-        if format.needs_flush(old, new) {
+        if format.needs_flush(old, new) && !removed(Part::WriteProtectFlush) {
             self.flush_later(gfn, level);
         }
     }
@@ -149,13 +151,14 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     ///
     /// With the lock held for reading a fault on another CPU may have reached
     /// the table before it was unlinked, so each entry is frozen and stays so:
-    /// the fault's compare-exchange fails (TDP-4). With the lock held for
-    /// writing there is no fault, and only what is present is taken out, by
-    /// exchange because hardware may still set its dirty bit.
+    /// the fault's compare-exchange fails (TDP-4). An entry that such a fault
+    /// has frozen itself is waited for: it is about to write it once more. With
+    /// the lock held for writing there is no fault, and only what is present is
+    /// taken out, by exchange because hardware may still set its dirty bit.
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
         let table = unlinked.table();
         let (level, step) = (table.level(), table.level().pages());
-        let new = if self.shared {
+        let new = if self.shared && !removed(Part::FreezeRemoved) {
             Spte::FROZEN
         } else {
             Spte::EMPTY
@@ -165,7 +168,13 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             if !self.shared && !entry.value().is_present() {
                 continue;
             }
-            match entry.swap(new) {
+            let taken = loop {
+                match entry.swap(new) {
+                    Taken::Plain(Spte::FROZEN) if !removed(Part::FrozenWait) => spin_hint(),
+                    taken => break taken,
+                }
+            };
+            match taken {
                 Taken::Plain(old) if old.is_present() => {
                     self.leaf_gone(entry.gfn(), level, old);
                 }

@@ -1,4 +1,7 @@
 //! A fault installs a mapping, in parallel with other faults (TDP-2).
+use core::ops::Range;
+
+use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
 
 use super::cache::TableCache;
@@ -26,6 +29,14 @@ pub struct Goal {
     pub exec: bool,
 }
 
+impl Goal {
+    /// The frames that the leaf covers.
+    fn frames(&self) -> Range<Gfn> {
+        let start = self.gfn.align_down(self.level);
+        start..start.add(self.level.pages())
+    }
+}
+
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mapped {
@@ -50,7 +61,6 @@ impl<H: Hal> Mmu<H> {
         root: &Root<H>,
         cache: &mut TableCache<H>,
         snapshot: Snapshot,
-        gfn: Gfn,
         decide: impl FnOnce() -> Goal,
     ) -> (Mapped, Level) {
         let state = self.lock.read();
@@ -58,9 +68,8 @@ impl<H: Hal> Mmu<H> {
         // TDP-8, TDP-9: the checks that count, with the lock held that
         // invalidations take for writing. Of all frames that the leaf would
         // map: those beside the one that faulted may be the ones that change.
-        let first = gfn.align_down(goal.level);
-        let frames = first..first.add(goal.level.pages());
-        if root.is_invalid() || self.is_stale(&state, snapshot, frames) {
+        let invalid = root.is_invalid() && !removed(Part::RootCheck);
+        if invalid || self.is_stale(&state, snapshot, &goal.frames()) {
             return (Mapped::Retry, Level::L1);
         }
         let rcu = RcuGuard::new(&self.space.hal);
@@ -128,8 +137,23 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         }
     }
 
-    /// The leaf itself.
+    /// The leaf itself, and the mark that it may be written now. The mark comes
+    /// after the entry, never before it: a collector that took the mark first
+    /// would have found nothing to protect (TDP-13).
     fn install(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
+        if removed(Part::MarkAfterWrite) {
+            self.mark_written(goal);
+            return self.put_leaf(entry, goal);
+        }
+        let mapped = self.put_leaf(entry, goal)?;
+        if matches!(mapped, Mapped::Installed | Mapped::Upgraded) {
+            self.mark_written(goal);
+        }
+        Ok(mapped)
+    }
+
+    /// The leaf itself.
+    fn put_leaf(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
         let format = &self.mmu.space.format;
         let pfn = goal.pfn.align_down(goal.level);
         let new = format.leaf(pfn, goal.level, goal.rights);
@@ -147,12 +171,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                     new
                 };
                 self.exchange(entry, new)?;
-                self.mark_written(goal);
                 return Ok(Mapped::Upgraded);
             }
             Kind::Leaf => self.replace(entry, new)?,
         }
-        self.mark_written(goal);
         Ok(Mapped::Installed)
     }
 
@@ -165,9 +187,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     }
 
     /// A page that became writable may be written from now on without another
-    /// fault. After the entry, never before it: a collector that took the mark
-    /// first would have found nothing to protect (TDP-13). Where dirty bits
-    /// are scanned for, the entry itself is the mark.
+    /// fault. Where dirty bits are scanned for, the entry itself is the mark.
     fn mark_written(&self, goal: &Goal) {
         if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
             self.log.mark(goal.gfn, Level::L1);

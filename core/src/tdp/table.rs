@@ -309,10 +309,14 @@ impl<'r, H: Hal> Entry<'r, H> {
 
     #[inline(always)]
     fn compare_exchange(&self, new: Spte) -> Result<(), Self> {
-        if removed(Part::InstallCas) {
-            self.table
-                .word(self.gfn)
-                .store(new.bits(), Ordering::Release);
+        let part = if self.value.is_present() {
+            Part::ChangeCas
+        } else {
+            Part::InstallCas
+        };
+        if removed(part) {
+            let old = self.table.word(self.gfn).swap(new.bits(), Ordering::AcqRel);
+            self.note(old, new.bits());
             return Ok(());
         }
         // Release: what was written into a table is visible before its link;

@@ -216,7 +216,7 @@ impl<H: Hal> Vm<H> {
             }
         };
         let sinks = (&self.vcpus, slot);
-        let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, gfn, decide);
+        let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, decide);
         // Without notifications the mapping owns the reference.
         if H::HAS_NOTIFIER || mapped != Mapped::Installed {
             self.hal.release(page.pfn, access.write);
