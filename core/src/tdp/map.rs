@@ -86,6 +86,11 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     fn map(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, goal: &Goal) -> Mapped {
         let mut entry = root.entry(goal.gfn);
         loop {
+            while entry.level() > goal.level
+                && let Some(child) = entry.child()
+            {
+                entry = child.entry(goal.gfn);
+            }
             let next = if entry.level() == goal.level {
                 self.install(entry, goal)
             } else {
@@ -98,7 +103,8 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         }
     }
 
-    /// One level further down: the entry there, or the end.
+    /// One level further down from an entry that was no link: the entry there,
+    /// or the end.
     fn descend(
         &mut self,
         entry: Entry<'r, H>,
@@ -114,23 +120,19 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                     None => Ok(Mapped::Retry),
                 };
             }
-            Kind::Table => {}
-            Kind::Empty | Kind::Mmio => {
-                let Some(table) = cache.take() else {
-                    return Ok(Mapped::Retry);
-                };
-                match self.link(entry, table) {
-                    Ok(child) => return Err(child.entry(goal.gfn)),
-                    Err((now, table)) => {
-                        cache.put(table);
-                        return Err(now);
-                    }
-                }
-            }
+            Kind::Empty | Kind::Mmio => {}
+            // The walk has followed links as far as they lead.
+            Kind::Table => return Ok(Mapped::Retry),
         }
-        match entry.child() {
-            Some(child) => Err(child.entry(goal.gfn)),
-            None => Ok(Mapped::Retry),
+        let Some(table) = cache.take() else {
+            return Ok(Mapped::Retry);
+        };
+        match self.link(entry, table) {
+            Ok(child) => Err(child.entry(goal.gfn)),
+            Err((now, table)) => {
+                cache.put(table);
+                Err(now)
+            }
         }
     }
 
@@ -157,7 +159,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         match entry.kind() {
             Kind::Frozen => return Ok(Mapped::Retry),
             Kind::Empty | Kind::Mmio | Kind::Table => {
-                self.exchange(entry, new)?;
+                self.exchange_inline(entry, new)?;
             }
             Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
             Kind::Leaf if format.pfn(entry.value()) == pfn => {
