@@ -78,6 +78,7 @@ impl Arena {
     }
 
     /// A frame with every entry zero.
+    #[track_caller]
     pub(crate) fn alloc(&self) -> Option<Pfn> {
         let (index, recycled) = {
             let mut free = book(&self.free);
@@ -88,20 +89,31 @@ impl Arena {
                 (free.used.pop_front()?, true)
             }
         };
-        if recycled {
-            let table = self.at(index);
-            for (i, entry) in self.entries(table).iter().enumerate() {
-                let was = entry.swap(0, Relaxed);
-                if self.checking && was != POISON {
-                    broken!(
-                        "use after free: entry {i} of the freed page table {:?} was set to {was:#x}",
-                        TABLE_BASE.add(index as u64)
-                    );
-                }
-            }
+        if recycled && self.checking {
+            self.clean(index);
+        } else if recycled {
+            // SAFETY: the frame is free, so nobody else touches it, and zero
+            // is a valid table.
+            unsafe { self.at(index).write_bytes(0, 1) };
         }
         self.states[index].store(State::Allocated as u8, Relaxed);
         Some(TABLE_BASE.add(index as u64))
+    }
+
+    /// Zeroes a frame that was poisoned, and complains if it no longer is.
+    #[track_caller]
+    fn clean(&self, index: usize) {
+        let table = self.at(index);
+        for (i, entry) in self.entries(table).iter().enumerate() {
+            let was = entry.load(Relaxed);
+            if was != POISON {
+                broken!(
+                    "use after free: entry {i} of the freed page table {:?} was set to {was:#x}",
+                    TABLE_BASE.add(index as u64)
+                );
+            }
+            entry.store(0, Relaxed);
+        }
     }
 
     /// Gives a frame back.

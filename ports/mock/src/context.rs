@@ -8,7 +8,7 @@ use waterbear_hal::CpuId;
 use waterbear_hal::lock::{LockClass, LockKind};
 
 use crate::grace::Section;
-use crate::{Machine, broken};
+use crate::{Machine, Mock, broken};
 
 /// One lock that a thread holds.
 #[derive(Clone, Copy)]
@@ -73,7 +73,7 @@ impl Machine {
     /// Panics unless this thread may sleep now.
     #[track_caller]
     pub(crate) fn may_sleep(&self, what: &str) {
-        if !self.checking {
+        if !self.checking || std::thread::panicking() {
             return;
         }
         let thread = self.thread();
@@ -100,9 +100,24 @@ impl Machine {
     /// Panics unless interrupts are on.
     #[track_caller]
     pub(crate) fn needs_irqs_on(&self, what: &str) {
-        if self.checking && self.thread().irqs_off.get() {
+        if self.checking && !std::thread::panicking() && self.thread().irqs_off.get() {
             broken!("{what} needs interrupts on, but they are off");
         }
+    }
+}
+
+impl<const NOTIFIER: bool> Mock<NOTIFIER> {
+    /// Whether this thread is in an RCU read section.
+    pub fn in_rcu_section(&self) -> bool {
+        self.0.thread().rcu_depth.get() > 0
+    }
+
+    /// The names of the locks that this thread holds, oldest first. Known only
+    /// while rules are checked.
+    pub fn held_locks(&self) -> Vec<&'static str> {
+        let thread = self.0.thread();
+        let held = thread.held.borrow();
+        held.iter().map(|held| held.class.name).collect()
     }
 }
 

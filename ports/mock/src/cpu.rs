@@ -8,7 +8,7 @@ use waterbear_hal::{AllocError, Cpu};
 
 use crate::interrupt::SimCpu;
 use crate::raw_lock::Shared;
-use crate::sys::book;
+use crate::sys::{self, book};
 use crate::wait_queue::Queue;
 use crate::{Mock, broken};
 
@@ -74,12 +74,19 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
 
     fn pin(&self) -> CpuId {
         let thread = self.0.thread();
-        thread.pins.set(thread.pins.get() + 1);
-        thread.cpu.get()
+        let (cpu, pins) = (thread.cpu.get(), thread.pins.get());
+        if pins == 0 && !thread.irqs_off.get() {
+            self.0.cpus.get(cpu).wait_for_turn();
+        }
+        thread.pins.set(pins + 1);
+        cpu
     }
 
     #[track_caller]
     unsafe fn unpin(&self) {
+        if sys::model_failed() {
+            return;
+        }
         let thread = self.0.thread();
         match thread.pins.get().checked_sub(1) {
             Some(pins) => thread.pins.set(pins),
@@ -99,6 +106,9 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
 
     #[track_caller]
     unsafe fn irq_restore(&self, were_on: bool) {
+        if sys::model_failed() {
+            return;
+        }
         let thread = self.0.thread();
         if !thread.irqs_off.get() {
             return broken!("irq_restore with interrupts on");
@@ -110,6 +120,9 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
     }
 
     fn kick(&self, cpus: &CpuSet) {
+        if sys::model_failed() {
+            return;
+        }
         self.0.cpus.kicks.fetch_add(1, Relaxed);
         for cpu in self.0.cpus.online_of(cpus) {
             self.0.cpus.get(cpu).interrupt();
@@ -118,6 +131,9 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
 
     #[track_caller]
     fn kick_and_wait(&self, cpus: &CpuSet) {
+        if sys::model_failed() {
+            return;
+        }
         let machine = &*self.0;
         if machine.thread().irqs_off.get() {
             return broken!(
@@ -153,6 +169,9 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
 
     #[track_caller]
     unsafe fn unhold_cpus(&self) {
+        if sys::model_failed() {
+            return;
+        }
         let thread = self.0.thread();
         if !thread.holds_cpus.replace(false) {
             return broken!("unhold_cpus without hold_cpus");
@@ -218,6 +237,9 @@ impl<'a, const NOTIFIER: bool> OnCpu<'a, NOTIFIER> {
 
 impl<const NOTIFIER: bool> Drop for OnCpu<'_, NOTIFIER> {
     fn drop(&mut self) {
+        if sys::model_failed() {
+            return;
+        }
         self.host.0.thread().cpu.set(self.home);
     }
 }
@@ -279,7 +301,7 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
 
     /// Brings `cpu` online, or takes it offline, unless somebody holds the
     /// CPUs: then waits. `notice` runs on that CPU while it is online, and says
-    /// whether the change may stand. Returns that.
+    /// whether the change stands. Returns that.
     #[track_caller]
     pub fn set_online(&self, cpu: CpuId, online: bool, notice: impl FnOnce(CpuId) -> bool) -> bool {
         let machine = &*self.0;

@@ -55,23 +55,17 @@ impl Grace {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn ripe(&self) -> Vec<Pfn> {
-        let mut deferred = book(&self.deferred);
+    /// The epoch of the oldest section that is open.
+    fn oldest(&self) -> u64 {
         // Pairs with `Machine::enter_section`.
         fence(Ordering::SeqCst);
-        let oldest = book(&self.sections)
+        book(&self.sections)
             .iter()
             // Pairs with `Machine::leave_section`.
             .map(|section| section.0.load(Ordering::Acquire))
             .filter(|&epoch| epoch != 0)
             .min()
-            .unwrap_or(u64::MAX);
-        let mut ripe = Vec::new();
-        while deferred.front().is_some_and(|&(stamp, _)| stamp < oldest) {
-            ripe.extend(deferred.pop_front().map(|(_, pfn)| pfn));
-        }
-        self.waiting.fetch_sub(ripe.len(), Ordering::Relaxed);
-        ripe
+            .unwrap_or(u64::MAX)
     }
 }
 
@@ -82,13 +76,13 @@ impl Machine {
         // what was unlinked in an earlier one.
         let epoch = self.grace.epoch.load(Ordering::Acquire);
         thread.section.0.store(epoch, Ordering::Release);
-        // Pairs with `Grace::ripe`.
+        // Pairs with `Grace::oldest`.
         fence(Ordering::SeqCst);
     }
 
     /// The outermost section of `thread` is over.
     pub(crate) fn leave_section(&self, thread: &Thread) {
-        // Pairs with `Grace::ripe`: what the section read is read.
+        // Pairs with `Grace::oldest`: what the section read is read.
         thread.section.0.store(0, Ordering::Release);
         if self.grace.waiting() > 0 {
             self.reclaim();
@@ -109,9 +103,19 @@ impl Machine {
         }
     }
 
-    /// Frees every frame whose grace period is over.
+    /// Frees every frame whose grace period is over. Whoever sees a frame gone
+    /// from the list knows that it is free.
     pub(crate) fn reclaim(&self) {
-        for pfn in self.grace.ripe() {
+        let mut deferred = book(&self.grace.deferred);
+        if deferred.is_empty() {
+            return;
+        }
+        let oldest = self.grace.oldest();
+        while let Some(&(stamp, pfn)) = deferred.front()
+            && stamp < oldest
+        {
+            deferred.pop_front();
+            self.grace.waiting.fetch_sub(1, Ordering::Relaxed);
             self.release_frame(pfn, State::Deferred);
         }
     }

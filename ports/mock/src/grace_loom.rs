@@ -38,6 +38,8 @@ struct Book {
     deferrals: u64,
     /// Frames, each with the number of sections that had begun before it.
     deferred: VecDeque<(u64, Pfn)>,
+    /// Frames that are being freed.
+    leaving: usize,
     drainers: usize,
 }
 
@@ -70,7 +72,8 @@ impl Grace {
 
     /// How many frames wait.
     pub(crate) fn waiting(&self) -> usize {
-        book(&self.book).deferred.len()
+        let book = book(&self.book);
+        book.deferred.len() + book.leaving
     }
 }
 
@@ -113,7 +116,7 @@ impl Machine {
 
     /// Frees every frame whose grace period is over.
     pub(crate) fn reclaim(&self) {
-        let (ripe, drainers) = {
+        let ripe = {
             let mut book = book(&self.grace.book);
             let oldest = book.open.iter().copied().min().unwrap_or(u64::MAX);
             let mut ripe = Vec::new();
@@ -124,14 +127,21 @@ impl Machine {
             {
                 ripe.extend(book.deferred.pop_front().map(|(_, pfn)| pfn));
             }
-            (ripe, book.drainers)
+            book.leaving += ripe.len();
+            ripe
         };
         if ripe.is_empty() {
             return;
         }
+        let freed = ripe.len();
         for pfn in ripe {
             self.release_frame(pfn, State::Deferred);
         }
+        let drainers = {
+            let mut book = book(&self.grace.book);
+            book.leaving -= freed;
+            book.drainers
+        };
         if drainers > 0 {
             let _gate = sys::lock(&self.grace.gate);
             self.grace.moved.notify_all();

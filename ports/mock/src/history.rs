@@ -98,11 +98,10 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
         let result = op();
         let events = book(&machine.recorder.0).take().unwrap_or_default();
         machine.watching.store(machine.checking, Relaxed);
-        let history = History::new(start, events);
-        let last = history.last();
+        let (history, noted) = History::new(start, events);
         for (table, entries) in machine.image() {
-            for (index, &live) in entries.iter().enumerate() {
-                let noted = last.read_entry(table, index);
+            let noted = noted[&table];
+            for (index, (live, noted)) in entries.into_iter().zip(noted).enumerate() {
                 assert!(
                     noted == live,
                     "entry {index} of {table:?} became {live:#x} without note_entry_write, \
@@ -125,8 +124,10 @@ pub struct History {
 }
 
 impl History {
+    /// The recording, and what all tables held after it.
     #[track_caller]
-    fn new(start: Image, events: Vec<Event>) -> Self {
+    fn new(start: Image, events: Vec<Event>) -> (Self, Image) {
+        let mut now = start.clone();
         let mut history = Self {
             start,
             events: Vec::new(),
@@ -135,8 +136,14 @@ impl History {
         };
         for (number, event) in events.into_iter().enumerate() {
             match event {
-                Event::Alloc { table } => history.fill(table, number, 0),
-                Event::Free { table } => history.fill(table, number, POISON),
+                Event::Alloc { table } => {
+                    now.insert(table, [0; ENTRIES]);
+                    history.fill(table, number, 0);
+                }
+                Event::Free { table } => {
+                    now.insert(table, [POISON; ENTRIES]);
+                    history.fill(table, number, POISON);
+                }
                 Event::Write {
                     table,
                     index,
@@ -149,19 +156,23 @@ impl History {
                     old,
                     new,
                 } => {
-                    let was = history.last().read_entry(table, index);
+                    let entries = now.get_mut(&table);
+                    let entry = entries.and_then(|entries| entries.get_mut(index));
+                    let Some(entry) = entry else {
+                        panic!("{event:?}, but {table:?} has no such entry");
+                    };
                     assert!(
-                        was == old,
-                        "entry {index} of {table:?} went from {old:#x} to {new:#x}, \
-                         but before that it held {was:#x}"
+                        *entry == old,
+                        "{event:?}, but before that it was {entry:#x}"
                     );
+                    *entry = new;
                     let writes = history.writes.entry((table, index)).or_default();
                     writes.push((number, new));
                 }
             }
             history.events.push(event);
         }
-        history
+        (history, now)
     }
 
     fn fill(&mut self, table: Pfn, number: usize, value: u64) {

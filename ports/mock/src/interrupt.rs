@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::sys::{self, Condvar, Mutex};
+use crate::sys::{self, Condvar, Mutex, MutexGuard};
 
 #[derive(Default)]
 struct State {
@@ -29,6 +29,8 @@ pub(crate) struct SimCpu {
     moved: Condvar,
     /// A book: read without any ordering by a simulated guest that polls.
     pending: AtomicBool,
+    /// A book: the same as `State::off`.
+    taken_over: AtomicBool,
     sent: AtomicU64,
     taken: AtomicU64,
 }
@@ -43,6 +45,20 @@ impl SimCpu {
     /// interrupts that one, as the host's scheduler does when two threads want
     /// one CPU.
     pub(crate) fn disable(&self) {
+        let mut state = self.free();
+        state.off = true;
+        self.taken_over.store(true, Relaxed);
+    }
+
+    /// Waits while another thread has interrupts off here, as a thread does
+    /// that wants to run on this CPU.
+    pub(crate) fn wait_for_turn(&self) {
+        if self.taken_over.load(Relaxed) {
+            drop(self.free());
+        }
+    }
+
+    fn free(&self) -> MutexGuard<'_, State> {
         let mut state = sys::lock(&self.state);
         while state.off {
             self.pending.store(true, Relaxed);
@@ -51,13 +67,14 @@ impl SimCpu {
             state = sys::wait(&self.moved, state, "a CPU that another thread runs on");
             state.waiting -= 1;
         }
-        state.off = true;
+        state
     }
 
     /// Turns interrupts on, and takes what is pending.
     pub(crate) fn enable(&self) {
         let mut state = sys::lock(&self.state);
         state.off = false;
+        self.taken_over.store(false, Relaxed);
         state.sections += 1;
         if self.pending.swap(false, Relaxed) {
             self.taken.fetch_add(1, Relaxed);

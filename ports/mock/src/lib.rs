@@ -22,7 +22,9 @@
 //!
 //! A thread runs on CPU 0 until [`Mock::run_on`] says otherwise. On one CPU,
 //! one thread at a time has its interrupts off; a second one interrupts the
-//! first and waits for it, as the host's scheduler would.
+//! first and waits for it, as the host's scheduler would. A kick spares the CPU
+//! that it is sent from, so a test gives each thread that kicks or is kicked a
+//! CPU of its own.
 //!
 //! # Three ways to run
 //!
@@ -79,6 +81,8 @@ mod rcu;
 mod space;
 mod srcu;
 mod sys;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod user;
 mod wait_queue;
 

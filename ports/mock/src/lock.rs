@@ -9,7 +9,7 @@ use waterbear_hal::lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
 use crate::context::Held;
 use crate::leaks::Alive;
 use crate::raw_lock::{Exclusive, Shared};
-use crate::{Machine, Mock, broken};
+use crate::{Machine, Mock, broken, sys};
 
 /// A lock's number, for the books.
 fn number() -> u64 {
@@ -79,6 +79,9 @@ unsafe impl RawMutex for Mutex {
 
     #[track_caller]
     unsafe fn unlock(&self) {
+        if sys::model_failed() {
+            return;
+        }
         releases(self.alive.machine(), self.id, self.class, true);
         self.raw.unlock();
     }
@@ -103,6 +106,9 @@ unsafe impl RawRwLock for RwLock {
 
     #[track_caller]
     unsafe fn unlock_read(&self) {
+        if sys::model_failed() {
+            return;
+        }
         releases(self.alive.machine(), self.id, self.class, false);
         self.raw.unlock_read();
     }
@@ -116,6 +122,9 @@ unsafe impl RawRwLock for RwLock {
 
     #[track_caller]
     unsafe fn unlock_write(&self) {
+        if sys::model_failed() {
+            return;
+        }
         releases(self.alive.machine(), self.id, self.class, true);
         self.raw.unlock_write();
     }

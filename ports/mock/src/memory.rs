@@ -12,7 +12,7 @@ use waterbear_hal::{AllocError, Memory, PageTable, Pfn};
 
 use crate::arena::State;
 use crate::history::Event;
-use crate::sys::book;
+use crate::sys::{self, book};
 use crate::{Machine, Mock, POISON, broken};
 
 /// Heap memory that is in use: address and layout.
@@ -112,12 +112,18 @@ unsafe impl<const NOTIFIER: bool> Memory for Mock<NOTIFIER> {
 
     #[track_caller]
     unsafe fn free_table(&self, pfn: Pfn) {
+        if sys::model_failed() {
+            return;
+        }
         self.0.needs_irqs_on("free_table");
         self.0.release_frame(pfn, State::Allocated);
     }
 
     #[track_caller]
     unsafe fn free_table_deferred(&self, pfn: Pfn) {
+        if sys::model_failed() {
+            return;
+        }
         self.0.needs_irqs_on("free_table_deferred");
         if twin::removed(Part::TableGracePeriod) {
             return self.0.release_frame(pfn, State::Allocated);
@@ -154,16 +160,16 @@ unsafe impl<const NOTIFIER: bool> Memory for Mock<NOTIFIER> {
     #[track_caller]
     unsafe fn free_bytes(&self, ptr: NonNull<u8>, layout: Layout) {
         let machine = &*self.0;
-        if !std::thread::panicking() {
-            machine.may_sleep("free_bytes");
-        }
-        match book(&machine.heap.blocks).remove(&ptr.addr().get()) {
-            Some(was) if was == layout => {}
-            Some(was) => panic!("a block of {was:?} is freed as {layout:?}"),
-            None => panic!("double free, or never allocated: heap block {ptr:?}"),
-        }
+        machine.may_sleep("free_bytes");
+        let was = book(&machine.heap.blocks).remove(&ptr.addr().get());
+        let Some(was) = was else {
+            return broken!("double free, or never allocated: heap block {ptr:?}");
+        };
         // SAFETY: `alloc_bytes` allocated this block with this layout and the
         // book says that it was not freed since.
-        unsafe { std::alloc::dealloc(ptr.as_ptr(), layout) }
+        unsafe { std::alloc::dealloc(ptr.as_ptr(), was) };
+        if was != layout {
+            broken!("a block of {was:?} is freed as {layout:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use loom::thread::ThreadId;
 
-use crate::sys::book;
+use crate::sys::{self, book};
 
 /// Guards that are kept. All threads of a model share one thread of the host.
 struct Kept<G>(Mutex<Vec<(ThreadId, G)>>);
@@ -42,6 +42,14 @@ impl<G> Kept<G> {
 
     fn is_empty(&self) -> bool {
         book(&self.0).is_empty()
+    }
+}
+
+impl<G> Drop for Kept<G> {
+    fn drop(&mut self) {
+        if sys::model_failed() {
+            std::mem::forget(std::mem::take(&mut *book(&self.0)));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use waterbear_hal::{AllocError, Rcu};
 
 use crate::srcu::Srcu;
+use crate::sys;
 use crate::{Mock, broken};
 
 // SAFETY: `grace` keeps deferred frames until the sections that were open are
@@ -23,6 +24,9 @@ unsafe impl<const NOTIFIER: bool> Rcu for Mock<NOTIFIER> {
 
     #[track_caller]
     unsafe fn rcu_unlock(&self) {
+        if sys::model_failed() {
+            return;
+        }
         let thread = self.0.thread();
         let Some(depth) = thread.rcu_depth.get().checked_sub(1) else {
             return broken!("an RCU read section ends that did not begin");

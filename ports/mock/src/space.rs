@@ -313,7 +313,8 @@ impl Space {
 
     /// Runs `hook` in each `resolve`, after the page was found and referenced
     /// and before the caller gets it: where an invalidation races a fault.
-    /// While it runs it is switched off.
+    /// While it runs it is switched off. A hook that owns a handle to this space
+    /// keeps it alive until [`clear_hooks`](Self::clear_hooks).
     pub fn on_resolve(&self, hook: impl FnMut(Hva) + Send + 'static) {
         *book(&self.inner.after) = Some(Box::new(hook));
     }
@@ -322,6 +323,12 @@ impl Space {
     /// to break a copy-on-write page.
     pub fn before_resolve(&self, hook: impl FnMut(Hva) + Send + 'static) {
         *book(&self.inner.before) = Some(Box::new(hook));
+    }
+
+    /// Takes all hooks away.
+    pub fn clear_hooks(&self) {
+        drop(book(&self.inner.before).take());
+        drop(book(&self.inner.after).take());
     }
 
     /// Runs `hook` in the next `resolve` only; see

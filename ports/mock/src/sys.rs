@@ -17,6 +17,12 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Whether a model failed and its threads are being unwound. The model checker
+/// is gone then, so whatever a destructor calls must leave it alone.
+pub(crate) fn model_failed() -> bool {
+    cfg!(loom) && std::thread::panicking()
+}
+
 /// Locks. A panic elsewhere does not matter here: the books stay right.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

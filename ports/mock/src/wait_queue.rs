@@ -74,6 +74,9 @@ impl WaitQueue for Queue {
 
     #[track_caller]
     fn wake(&self) -> bool {
+        if sys::model_failed() {
+            return false;
+        }
         self.alive.machine().needs_irqs_on("wake");
         // Pairs with `wait`.
         fence(Ordering::SeqCst);
