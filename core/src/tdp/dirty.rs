@@ -56,7 +56,6 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let roots = self.roots(space);
         let mut more = true;
         while more {
             let guard = MmuRead::lock(&self.lock);
@@ -67,7 +66,10 @@ impl<H: Hal> Mmu<H> {
                     more = false;
                     break;
                 };
-                for root in roots.iter().flatten() {
+                // All there are now: a bit may have come from a root that was
+                // made after the call began. None is made in this section.
+                let roots = guard.roots.iter();
+                for root in roots.filter(|root| root.role().space == space) {
                     clean_word(&mut op, root.walk(&self.space, &rcu), gfn, mask);
                 }
                 if self.lock.is_contended() || self.space.hal.should_yield() {
@@ -162,19 +164,21 @@ fn clean_word<'r, H: Hal, T: Tlb, D: DirtyLog>(
     mask: u64,
 ) {
     let mut left = mask;
-    let mut table: Option<Table<'r, H>> = None;
+    // The lowest table that was met, and the first frame that it spans: a word
+    // may reach from one table into the next, since slots begin anywhere.
+    let mut last: Option<(Table<'r, H>, Gfn)> = None;
     while left != 0 {
         let at = gfn.add(u64::from(left.trailing_zeros()));
         left &= left - 1;
-        if table.is_none() || at.index(Level::L1) == 0 {
-            table = None;
-        }
-        let entry = match table {
-            Some(table) => table.entry(at),
-            None => {
+        let spanned_from = at.align_down(Level::L2);
+        let entry = match last {
+            Some((table, first)) if first == spanned_from => table.entry(at),
+            _ => {
                 let mut entry = root.entry(at);
                 while let Some(child) = entry.child() {
-                    table = (child.level() == Level::L1).then_some(child);
+                    if child.level() == Level::L1 {
+                        last = Some((child, spanned_from));
+                    }
                     entry = child.entry(at);
                 }
                 entry
