@@ -3,6 +3,7 @@
 //! It decides what a change calls for ([`effect`]), keeps the statistics,
 //! moves dirty bits to the log, removes what was below, and notes the flush.
 use waterbear_hal::memory::ENTRIES;
+use waterbear_hal::sync::spin_hint;
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::DirtyTracking;
@@ -123,7 +124,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     ///
     /// With the lock held for reading a fault on another CPU may have reached
     /// the table before it was unlinked, so each entry is frozen and stays so:
-    /// the fault's compare-exchange fails (TDP-4). With the lock held for
+    /// the fault's compare-exchange fails (TDP-4). One that the fault itself
+    /// has frozen is waited for: the fault writes it once more, and only what
+    /// is taken out after that is the last there was (TDP-3). It waits for
+    /// nobody but the CPUs that flush, and so not for us. With the lock held for
     /// writing there is no fault, and only what is present is taken out, by
     /// exchange because hardware may still set its dirty bit.
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
@@ -139,12 +143,19 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             if !self.shared && !entry.value().is_present() {
                 continue;
             }
-            match entry.swap(new) {
-                Taken::Plain(old) if old.is_present() => {
-                    self.leaf_changed(entry.gfn(), level, old, new);
+            loop {
+                match entry.swap(new) {
+                    Taken::Plain(Spte::FROZEN) => {
+                        spin_hint();
+                        continue;
+                    }
+                    Taken::Plain(old) if old.is_present() => {
+                        self.leaf_changed(entry.gfn(), level, old, new);
+                    }
+                    Taken::Plain(_) => {}
+                    Taken::Table(below) => self.remove_subtree(&below, entry.gfn()),
                 }
-                Taken::Plain(_) => {}
-                Taken::Table(below) => self.remove_subtree(&below, entry.gfn()),
+                break;
             }
         }
     }
