@@ -21,6 +21,9 @@ impl<H: Hal> Vm<H> {
     /// Best effort: what cannot be mapped now stays as it is and is right as
     /// it is. May sleep.
     fn collapse(&self, slot: &Slot<H>) {
+        if self.mmu.max_leaf() == Level::L1 {
+            return;
+        }
         let mut vcpu = VcpuMmu::new();
         self.switch_space(&mut vcpu, slot.space);
         let mut from = slot.base;
