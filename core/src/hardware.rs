@@ -139,16 +139,19 @@ impl<H: Hal> Switch<H> {
         }
         check_here(vendor, cpu)?;
         self.on.set(cpu);
-        let result = vendor.enable_cpu(cpu);
+        let mut result = vendor.enable_cpu(cpu);
         // An emergency on this CPU comes before the look below, and is seen;
         // or after it, and sees the mark. Both are on one CPU, so this only
         // keeps the compiler from changing the order.
         fence(Ordering::SeqCst);
+        if result.is_ok() && self.emergency.load(Ordering::Relaxed) {
+            // Not by the mark: the emergency may have come before the hardware
+            // was on, and cleared it.
+            vendor.disable_cpu(cpu);
+            result = Err(EnableError::Failed);
+        }
         if result.is_err() {
             self.on.clear(cpu);
-        } else if self.emergency.load(Ordering::Relaxed) {
-            self.disable_here(vendor, cpu);
-            return Err(Trouble::Enable(EnableError::Failed));
         }
         result.map_err(Trouble::Enable)
     }

@@ -8,6 +8,7 @@
 //! - [`tdp`]: second-level page tables, changed in parallel.
 //! - [`vm`]: a VM, and what happens when its guest faults.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
+//! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -29,6 +30,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod exit;
 pub mod hardware;
 pub mod lock;
 pub mod lock_order;
@@ -38,6 +40,7 @@ pub mod once;
 pub mod once_table;
 pub mod published;
 pub mod registry;
+pub mod regs;
 pub mod request;
 pub mod spte;
 pub mod tdp;

@@ -45,6 +45,8 @@ pub mod twin {
         SlotsSynchronize,
         /// Keeping the publishing of a slot set out of unmap notifications.
         PublishGate,
+        /// Waking whoever waits to publish when the last notification ends.
+        NotificationWake,
         /// The check of the invalidation sequence under `mmu_lock`.
         InvalidationCheck,
         /// Compare-exchange when a fault installs an entry.

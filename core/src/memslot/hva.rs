@@ -11,6 +11,7 @@ use waterbear_hal::{Hal, Hva};
 use crate::Error;
 use crate::mem::{Heap, Vec};
 
+use super::edit::edited;
 use super::slot::Slot;
 
 /// Deeper than a tree of 2^16 elements, one pending piece per level.
@@ -39,29 +40,35 @@ impl<H: Hal> HvaIndex<H> {
         }
     }
 
-    /// The index without the slot `id`, and with `slot`. May sleep.
+    /// The index without the slot `old`, and with `new`. May sleep.
     ///
     /// # Errors
     ///
     /// [`Error::NoMemory`].
-    pub(super) fn with(&self, hal: &H, id: u32, slot: Option<&Slot<H>>) -> Result<Self, Error> {
-        let mut spans = Vec::new_in(Heap(hal.clone()));
-        spans.try_reserve_exact(self.spans.len() + 1)?;
-        let mut add = slot.map(|slot| Span {
-            start: slot.hva,
-            end: slot.hva_end(),
-            max_end: slot.hva_end(),
-            // Ids are below `MAX_SLOTS`.
-            id: slot.id as u16,
+    pub(super) fn with(
+        &self,
+        hal: &H,
+        old: Option<&Slot<H>>,
+        new: Option<&Slot<H>>,
+    ) -> Result<Self, Error> {
+        let place = |start| self.spans.partition_point(|span| span.start < start);
+        // Among those that begin at the same address the order does not matter.
+        let without = old.and_then(|old| {
+            let first = place(old.hva);
+            let mut spans = self.spans.iter().skip(first);
+            Some(first + spans.position(|span| u32::from(span.id) == old.id)?)
         });
-        // Every push is within the capacity just reserved.
-        for span in self.spans.iter().filter(|span| u32::from(span.id) != id) {
-            if let Some(new) = add.take_if(|new| new.start <= span.start) {
-                spans.push(new);
-            }
-            spans.push(*span);
-        }
-        spans.extend(add);
+        let add = new.map(|new| {
+            let span = Span {
+                start: new.hva,
+                end: new.hva_end(),
+                max_end: new.hva_end(),
+                // Ids are below `MAX_SLOTS`.
+                id: new.id as u16,
+            };
+            (place(new.hva), span)
+        });
+        let mut spans = edited(hal, &self.spans, without, add)?;
         set_max_ends(&mut spans);
         Ok(Self { spans })
     }

@@ -7,17 +7,15 @@ use waterbear_hal::{Gfn, Hal, Hva};
 use crate::Error;
 use crate::mem::{Box, Heap, Shared, Vec, boxed};
 
+use super::edit::edited;
 use super::generation::Generation;
 use super::hva::{Hits, HvaIndex};
+use super::ids::IdIndex;
+use super::region::MAX_PAGES;
 use super::slot::Slot;
 
 /// How many slots an address space can have; ids are below it (MS-11).
 pub const MAX_SLOTS: usize = 32_764;
-
-/// A place in `by_id` that stands for no slot.
-const NOWHERE: u16 = u16::MAX;
-
-const _: () = assert!(MAX_SLOTS < NOWHERE as usize);
 
 /// All slots of one address space, immutable but for the mark in the
 /// generation.
@@ -28,17 +26,21 @@ const _: () = assert!(MAX_SLOTS < NOWHERE as usize);
 pub struct SlotSet<H: Hal> {
     generation: AtomicU64,
     /// In order of base; the slots do not overlap.
-    by_gfn: Vec<Entry<H>, H>,
-    /// Per id the place in `by_gfn`, up to the largest id in use.
-    by_id: Vec<u16, H>,
+    by_gfn: Vec<Frames, H>,
     by_hva: HvaIndex<H>,
+    by_id: IdIndex<H>,
 }
 
-struct Entry<H: Hal> {
-    /// The slot's base, here so that a search stays in this array.
+/// The frames of one slot: enough for a search to stay in one array.
+#[derive(Clone, Copy)]
+struct Frames {
     base: Gfn,
-    slot: Shared<Slot<H>, H>,
+    npages: u32,
+    id: u16,
 }
+
+const _: () = assert!(size_of::<Frames>() == 16);
+const _: () = assert!(MAX_SLOTS <= 1 << 16 && MAX_PAGES < 1 << 32);
 
 impl<H: Hal> SlotSet<H> {
     /// A set without slots. May sleep.
@@ -52,8 +54,8 @@ impl<H: Hal> SlotSet<H> {
             Self {
                 generation: AtomicU64::new(generation.0),
                 by_gfn: Vec::new_in(Heap(hal.clone())),
-                by_id: Vec::new_in(Heap(hal.clone())),
                 by_hva: HvaIndex::new(hal),
+                by_id: IdIndex::new(hal),
             },
         )
     }
@@ -71,53 +73,41 @@ impl<H: Hal> SlotSet<H> {
         slot: Option<&Shared<Slot<H>, H>>,
         generation: Generation,
     ) -> Result<Box<Self, H>, Error> {
-        let mut by_gfn = Vec::new_in(Heap(hal.clone()));
-        by_gfn.try_reserve_exact(self.by_gfn.len() + 1)?;
-        let mut add = slot.map(Entry::new);
-        // Every push is within the capacity just reserved.
-        for entry in self.by_gfn.iter().filter(|entry| entry.slot.id != id) {
-            if let Some(new) = add.take_if(|new| new.base < entry.base) {
-                by_gfn.push(new);
-            }
-            by_gfn.push(Entry::new(&entry.slot));
-        }
-        by_gfn.extend(add);
-
-        let ids = by_gfn.iter().map(|entry| entry.slot.id as usize + 1);
-        let ids = ids.max().unwrap_or(0);
-        let mut by_id = Vec::new_in(Heap(hal.clone()));
-        by_id.try_reserve_exact(ids)?;
-        by_id.resize(ids, NOWHERE);
-        for (place, entry) in by_gfn.iter().enumerate() {
-            if let Some(at) = by_id.get_mut(entry.slot.id as usize) {
-                // Below `NOWHERE`: ids differ and are below `MAX_SLOTS`.
-                *at = place as u16;
-            }
-        }
-
+        let place = |base| self.by_gfn.partition_point(|frames| frames.base < base);
+        let old = self.by_id(id);
+        let by_gfn = edited(
+            hal,
+            &self.by_gfn,
+            old.map(|old| place(old.base)),
+            slot.map(|slot| (place(slot.base), Frames::of(slot))),
+        )?;
         boxed(
             hal,
             Self {
                 generation: AtomicU64::new(generation.0),
                 by_gfn,
-                by_id,
-                by_hva: self.by_hva.with(hal, id, slot.map(|slot| &**slot))?,
+                by_hva: self
+                    .by_hva
+                    .with(hal, old.map(|s| &**s), slot.map(|s| &**s))?,
+                by_id: self.by_id.with(hal, id, slot)?,
             },
         )
     }
 
     /// The slot that contains the frame; it may be INVALID (MS-7). Logarithmic.
     pub fn by_gfn(&self, gfn: Gfn) -> Option<&Shared<Slot<H>, H>> {
-        let behind = self.by_gfn.partition_point(|entry| entry.base <= gfn);
+        let behind = self.by_gfn.partition_point(|frames| frames.base <= gfn);
         // MS-7: below the lowest slot there is nothing.
-        let entry = self.by_gfn.get(behind.checked_sub(1)?)?;
-        entry.slot.contains(gfn).then_some(&entry.slot)
+        let frames = self.by_gfn.get(behind.checked_sub(1)?)?;
+        if gfn >= frames.end() {
+            return None;
+        }
+        self.by_id(frames.id.into())
     }
 
     /// The slot of that name; it may be INVALID (MS-7). Constant time.
     pub fn by_id(&self, id: u32) -> Option<&Shared<Slot<H>, H>> {
-        let place = *self.by_id.get(id as usize)?;
-        Some(&self.by_gfn.get(usize::from(place))?.slot)
+        self.by_id.get(id)
     }
 
     /// The slots that have a byte in the range of host addresses, INVALID ones
@@ -134,17 +124,18 @@ impl<H: Hal> SlotSet<H> {
     pub fn overlapping(&self, range: Range<Gfn>) -> impl Iterator<Item = &Shared<Slot<H>, H>> {
         let first = self
             .by_gfn
-            .partition_point(|entry| entry.slot.end() <= range.start);
+            .partition_point(|frames| frames.end() <= range.start);
         let empty = range.start >= range.end;
         let from = self.by_gfn.get(first..).unwrap_or(&[]);
         from.iter()
-            .take_while(move |entry| !empty && entry.base < range.end)
-            .map(|entry| &entry.slot)
+            .take_while(move |frames| !empty && frames.base < range.end)
+            .filter_map(|frames| self.by_id(frames.id.into()))
     }
 
     /// Every slot, in order of base.
     pub fn iter(&self) -> impl Iterator<Item = &Shared<Slot<H>, H>> {
-        self.by_gfn.iter().map(|entry| &entry.slot)
+        let ids = self.by_gfn.iter().map(|frames| frames.id.into());
+        ids.filter_map(|id| self.by_id(id))
     }
 
     /// The number of slots.
@@ -185,12 +176,18 @@ impl<H: Hal> SlotSet<H> {
     }
 }
 
-impl<H: Hal> Entry<H> {
-    fn new(slot: &Shared<Slot<H>, H>) -> Self {
+impl Frames {
+    fn of<H: Hal>(slot: &Slot<H>) -> Self {
         Self {
             base: slot.base,
-            slot: slot.clone(),
+            // Both fit: see the assertions above.
+            npages: slot.npages as u32,
+            id: slot.id as u16,
         }
+    }
+
+    fn end(&self) -> Gfn {
+        self.base.add(self.npages.into())
     }
 }
 

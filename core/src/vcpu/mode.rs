@@ -139,8 +139,16 @@ pub(super) struct Announced<'a> {
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
-        // Release: pairs with the load in `must_interrupt`.
-        self.cell.mode.store(Mode::Outside as u8, Ordering::Release);
+        let outside = Mode::Outside as u8;
+        if cfg!(loom) {
+            // A sender's compare-exchange has its place in the order of changes
+            // directly after what it read, so before this store. The model
+            // checker knows that of two read-modify-writes only.
+            self.cell.mode.swap(outside, Ordering::Release);
+        } else {
+            // Release: pairs with the load in `must_interrupt`.
+            self.cell.mode.store(outside, Ordering::Release);
+        }
     }
 }
 

@@ -49,7 +49,11 @@ impl Cpus {
         }
     }
 
+    #[track_caller]
     fn online_of(&self, set: &CpuSet) -> Vec<CpuId> {
+        if set.overflowed() {
+            broken!("an interrupt for a CPU whose number is out of range");
+        }
         let online = book(&self.online);
         set.iter().filter(|&cpu| online.contains(cpu)).collect()
     }

@@ -141,6 +141,21 @@ unsafe impl<const NOTIFIER: bool> Memory for Mock<NOTIFIER> {
     }
 
     #[track_caller]
+    fn alloc_pages(&self, count: usize) -> Result<Pfn, AllocError> {
+        self.contiguous_alloc(count)
+    }
+
+    #[track_caller]
+    unsafe fn pages(&self, pfn: Pfn) -> NonNull<u8> {
+        self.contiguous_start(pfn)
+    }
+
+    #[track_caller]
+    unsafe fn free_pages(&self, pfn: Pfn, count: usize) {
+        self.contiguous_free(pfn, count);
+    }
+
+    #[track_caller]
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         let machine = &*self.0;
         machine.may_sleep("alloc_bytes");

@@ -5,9 +5,11 @@
 //! guest mode, by the core's own entry protocol, and its faults go through the
 //! core's fault path. So a mapping that is wrong, or a flush that is missing,
 //! shows as a guest that reaches the wrong page.
+pub mod fake_vendor;
 pub mod guest;
 pub mod paging;
 pub mod rig;
+pub mod vcpu_thread;
 
 pub use guest::{Guest, Reached};
 pub use paging::Paging;

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod libtest;
+mod machine;
 mod need;
 mod pool;
 mod process;

@@ -28,6 +28,11 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
+    /// The build folder.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// A cargo command that starts in the project's folder, from words with spaces between.
     pub fn cargo(&self, arguments: &str) -> Command {
         let mut command = Command::new("cargo");

@@ -5,19 +5,17 @@ use waterbear_hal::Pinned;
 use waterbear_mock::MockHost;
 
 /// A vCPU that has been on CPU `cpu` and has no request pending.
-#[allow(dead_code, reason = "each test binary uses some of it")]
 pub fn settle(host: &MockHost, vcpu: &Vcpu<MockHost>, cpu: u32) {
     host.run_on(cpu, || {
         let pinned = Pinned::new(host);
         drop(vcpu.load(&pinned));
         drop(pinned);
-        vcpu.check_requests(|_| Ok(())).expect("the VM is dead");
+        vcpu.check_requests(|_| Ok(())).expect("the VM is alive");
     });
     assert!(!vcpu.requests().any());
 }
 
 /// Enters the guest once on the thread's CPU, unless a request is pending.
-#[allow(dead_code, reason = "each test binary uses some of it")]
 pub fn enter<R>(host: &MockHost, vcpu: &Vcpu<MockHost>, guest: impl FnOnce() -> R) -> Option<R> {
     let pinned = Pinned::new(host);
     vcpu.load(&pinned).enter(|_| guest())

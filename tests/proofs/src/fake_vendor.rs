@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported};
 use waterbear_hal::{Cpu, CpuId};
 use waterbear_mock::MockHost;
+
+use crate::Paging;
 
 /// A moment at which a test can interfere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +24,8 @@ pub enum Step {
     AfterDisable,
 }
 
+type Interference = (Step, CpuId, fn(CpuId));
+
 #[derive(Default)]
 struct Books {
     lacks: BTreeMap<CpuId, Unsupported>,
@@ -30,7 +35,7 @@ struct Books {
     checked: Vec<CpuId>,
     enables: usize,
     disables: usize,
-    interfere: Option<(Step, CpuId, fn(CpuId))>,
+    interfere: Option<Interference>,
 }
 
 /// The vendor.
@@ -40,7 +45,6 @@ pub struct FakeVendor {
     books: Mutex<Books>,
 }
 
-#[allow(dead_code, reason = "each test binary uses some of it")]
 impl FakeVendor {
     /// A vendor that finds every CPU able.
     pub fn new(host: &MockHost, name: &'static str) -> Self {
@@ -134,6 +138,10 @@ impl FakeVendor {
 impl Hardware for FakeVendor {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn entry_format(&self) -> EntryFormat {
+        Paging::Npt.format(Paging::ROOT)
     }
 
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported> {

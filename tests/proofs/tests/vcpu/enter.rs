@@ -1,19 +1,15 @@
 //! One vCPU: entering the guest, and being kicked.
-#![cfg(not(loom))]
-
-#[path = "support/guest.rs"]
-mod guest;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use guest::{enter, settle};
 use waterbear_core::Error;
 use waterbear_core::request::Request;
 use waterbear_core::vcpu::{Mode, Vcpu};
-use waterbear_hal::{Cpu, IrqOff, Pinned};
+use waterbear_hal::Cpu;
 use waterbear_mock::MockHost;
+use waterbear_proofs::vcpu_thread::{enter, settle};
 
 fn vcpu(host: &MockHost) -> Vcpu<MockHost> {
     let vcpu = Vcpu::new(host, 0).expect("memory");
@@ -193,7 +189,7 @@ fn a_vcpu_that_comes_and_goes_is_kicked_where_it_is_or_not_at_all() {
             for round in 0..ROUNDS {
                 host.run_on(1 + (round % 3) as u32, || {
                     vcpu.check_requests(|_| Ok(())).unwrap();
-                    enter(&host, &vcpu, || thread::yield_now());
+                    enter(&host, &vcpu, thread::yield_now);
                 });
             }
             done.store(true, SeqCst);
@@ -239,113 +235,6 @@ fn a_request_just_after_the_last_check_is_not_lost() {
         }
     });
     assert_eq!(taken.load(SeqCst), ROUNDS);
-}
-
-/// Proves KR-4.
-#[test]
-fn a_request_that_waits_returns_when_the_vcpu_has_left_the_guest() {
-    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 1_000 };
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let visit = AtomicU64::new(0); // odd: in the guest
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            host.run_on(1, || {
-                while !done.load(SeqCst) {
-                    vcpu.check_requests(|_| Ok(())).unwrap();
-                    enter(&host, &vcpu, || {
-                        visit.fetch_add(1, SeqCst);
-                        while !host.interrupt_pending() && !done.load(SeqCst) {
-                            thread::yield_now();
-                        }
-                        visit.fetch_add(1, SeqCst);
-                    });
-                }
-            })
-        });
-        for round in 0..ROUNDS {
-            let before = visit.load(SeqCst);
-            vcpu.make_request(if round % 2 == 0 {
-                Request::TLB_FLUSH
-            } else {
-                Request::OUTSIDE_GUEST_MODE
-            });
-            let after = visit.load(SeqCst);
-            assert!(before % 2 == 0 || before != after, "it has not left");
-        }
-        done.store(true, SeqCst);
-    });
-}
-
-/// Proves KR-4.
-#[test]
-fn a_request_that_waits_waits_for_a_reader_of_page_tables() {
-    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 1_000 };
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let visit = AtomicU64::new(0); // odd: reading
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            host.run_on(1, || {
-                while !done.load(SeqCst) {
-                    let pinned = Pinned::new(&host);
-                    vcpu.load(&pinned).reading_page_tables(|_| {
-                        assert_eq!(vcpu.mode(), Mode::ReadingPageTables);
-                        visit.fetch_add(1, SeqCst);
-                        thread::yield_now();
-                        visit.fetch_add(1, SeqCst);
-                    });
-                }
-            })
-        });
-        for _ in 0..ROUNDS {
-            let before = visit.load(SeqCst);
-            vcpu.make_request(Request::OUTSIDE_GUEST_MODE);
-            let after = visit.load(SeqCst);
-            assert!(before % 2 == 0 || before != after, "it still reads");
-        }
-        done.store(true, SeqCst);
-    });
-}
-
-/// Proves KR-4.
-#[test]
-fn a_plain_request_neither_waits_for_nor_interrupts_a_reader() {
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    host.run_on(1, || {
-        let pinned = Pinned::new(&host);
-        vcpu.load(&pinned).reading_page_tables(|_| {
-            thread::scope(|scope| {
-                scope.spawn(|| vcpu.make_request(Request::EVENT));
-            });
-        });
-    });
-    assert_eq!(host.kick_calls(), 0);
-}
-
-/// Proves KR-4.
-#[test]
-fn waiting_with_interrupts_off_is_refused_by_the_mock() {
-    let host = MockHost::new();
-    let vcpu = vcpu(&host);
-    let caught = AtomicBool::new(false);
-    while_in_guest(&host, &vcpu, || {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let _off = IrqOff::new(&host);
-            vcpu.make_request(Request::TLB_FLUSH);
-        }));
-        caught.store(result.is_err(), SeqCst);
-        host.kick(
-            &(1..2).fold(Default::default(), |mut set: waterbear_hal::CpuSet, cpu| {
-                set.insert(cpu);
-                set
-            }),
-        );
-    });
-    assert!(caught.load(SeqCst));
 }
 
 /// Proves KR-1.

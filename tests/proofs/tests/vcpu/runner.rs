@@ -1,0 +1,188 @@
+//! One attempt to run a vCPU: requests first, then the guest.
+
+use std::sync::Mutex;
+
+use waterbear_core::Error;
+use waterbear_core::exit::Exit;
+use waterbear_core::regs::Regs;
+use waterbear_core::request::Request;
+use waterbear_core::spte::EntryFormat;
+use waterbear_core::vcpu::{Runner, Vcpu};
+use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
+use waterbear_hal::{Cpu, CpuId, Pfn};
+use waterbear_mock::MockHost;
+use waterbear_proofs::Paging;
+
+/// What the vendor was asked to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Did {
+    Flush,
+    Enter(Pfn),
+}
+
+/// A vendor that notes what it is asked to do.
+struct Notes {
+    host: MockHost,
+    did: Mutex<Vec<Did>>,
+}
+
+/// The vendor's state of the vCPU.
+#[derive(Default)]
+struct Vcpu0 {
+    entries: u32,
+    regs: Regs,
+}
+
+impl Hardware for Notes {
+    fn name(&self) -> &'static str {
+        "notes"
+    }
+    fn entry_format(&self) -> EntryFormat {
+        Paging::Npt.format(Paging::ROOT)
+    }
+    fn check_cpu(&self, _: CpuId) -> Result<(), Unsupported> {
+        Ok(())
+    }
+    fn is_enabled(&self, _: CpuId) -> bool {
+        false
+    }
+    fn enable_cpu(&self, _: CpuId) -> Result<(), EnableError> {
+        Ok(())
+    }
+    fn disable_cpu(&self, _: CpuId) {}
+}
+
+impl Vendor for Notes {
+    type Vcpu = Vcpu0;
+
+    fn new_vcpu(&self) -> Result<Vcpu0, Error> {
+        Ok(Vcpu0::default())
+    }
+
+    fn enter(&self, vcpu: &mut Vcpu0, root: Pfn) -> Exit {
+        assert!(!self.host.irq_disable(), "entered with interrupts on");
+        vcpu.entries += 1;
+        self.did.lock().unwrap().push(Did::Enter(root));
+        Exit::Interrupt
+    }
+
+    fn regs<'a>(&self, vcpu: &'a mut Vcpu0) -> &'a mut Regs {
+        &mut vcpu.regs
+    }
+
+    fn flush_tlb(&self, _: &mut Vcpu0) {
+        self.did.lock().unwrap().push(Did::Flush);
+    }
+}
+
+struct Fixture {
+    host: MockHost,
+    vendor: Notes,
+    vcpu: Vcpu<MockHost>,
+    runner: Runner<Notes>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let host = MockHost::new();
+        Self {
+            vendor: Notes {
+                host: host.clone(),
+                did: Mutex::default(),
+            },
+            vcpu: Vcpu::new(&host, 0).expect("memory"),
+            runner: Runner::new(Vcpu0::default()),
+            host,
+        }
+    }
+
+    fn attempt(&mut self, root: Result<Pfn, Error>) -> Result<bool, Error> {
+        self.runner
+            .attempt(
+                &self.host,
+                &self.vcpu,
+                &self.vendor,
+                || root,
+                |request, _| {
+                    assert_eq!(request, Request::EVENT);
+                    Ok(())
+                },
+            )
+            .map(|exit| exit.is_some())
+    }
+
+    /// Attempts until the guest was entered; says what the vendor did.
+    fn run(&mut self, root: Pfn) -> Vec<Did> {
+        while !self.attempt(Ok(root)).expect("the VM is alive") {}
+        std::mem::take(&mut self.vendor.did.lock().unwrap())
+    }
+}
+
+/// Proves KR-1.
+#[test]
+fn a_vcpu_gets_a_root_and_flushes_before_its_first_entry() {
+    let mut fixture = Fixture::new();
+    let did = fixture.run(Pfn(7));
+    assert_eq!(did.last(), Some(&Did::Enter(Pfn(7))));
+    assert!(did.contains(&Did::Flush));
+    assert_eq!(fixture.run(Pfn(8)), [Did::Enter(Pfn(7))], "the root stays");
+    assert_eq!(fixture.runner.state().entries, 2);
+}
+
+/// Proves KR-1, KR-6.
+#[test]
+fn a_vcpu_whose_root_is_obsolete_gets_another() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    fixture.vcpu.make_request(Request::MMU_RELOAD);
+    assert_eq!(fixture.run(Pfn(8)), [Did::Flush, Did::Enter(Pfn(8))]);
+    assert!(!fixture.vcpu.requests().any());
+}
+
+/// Proves KR-6.
+#[test]
+fn a_vcpu_without_a_root_does_not_enter_on_the_old_one() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    fixture.vcpu.make_request(Request::MMU_RELOAD);
+    for _ in 0..2 {
+        assert_eq!(fixture.attempt(Err(Error::NoMemory)), Err(Error::NoMemory));
+    }
+    assert_eq!(fixture.run(Pfn(9)).last(), Some(&Did::Enter(Pfn(9))));
+}
+
+/// Proves KR-1, KR-6.
+#[test]
+fn a_flush_comes_before_the_entry_and_once() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    fixture.vcpu.make_request(Request::TLB_FLUSH);
+    fixture.vcpu.make_request(Request::EVENT);
+    fixture.vcpu.make_request(Request::UNBLOCK);
+    assert_eq!(fixture.run(Pfn(7)), [Did::Flush, Did::Enter(Pfn(7))]);
+    assert_eq!(fixture.run(Pfn(7)), [Did::Enter(Pfn(7))]);
+}
+
+/// Proves KR-1.
+#[test]
+fn a_vcpu_that_moved_flushes_on_the_new_cpu() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    let host = fixture.host.clone();
+    let did = host.run_on(3, || fixture.run(Pfn(7)));
+    assert_eq!(did, [Did::Flush, Did::Enter(Pfn(7))]);
+    let did = host.run_on(3, || fixture.run(Pfn(7)));
+    assert_eq!(did, [Did::Enter(Pfn(7))]);
+}
+
+/// Proves KR-6.
+#[test]
+fn a_dead_vm_runs_no_more() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    fixture.vcpu.make_request(Request::VM_DEAD);
+    for _ in 0..2 {
+        assert_eq!(fixture.attempt(Ok(Pfn(7))), Err(Error::Dead));
+    }
+    assert!(fixture.vendor.did.lock().unwrap().is_empty());
+}
