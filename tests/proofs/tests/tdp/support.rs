@@ -20,7 +20,12 @@ pub struct Case {
 impl Case {
     /// A rig for this case.
     pub fn rig<const N: bool>(self) -> Rig<N> {
-        Rig::with(MockConfig::default().tables(512), self.paging, self.root, self.dirty)
+        Rig::with(
+            MockConfig::default().tables(512),
+            self.paging,
+            self.root,
+            self.dirty,
+        )
     }
 }
 
