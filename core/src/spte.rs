@@ -179,9 +179,11 @@ impl EntryFormat {
     /// Says which masks contradict each other.
     pub const fn new(bits: FormatBits) -> Result<Self, &'static str> {
         let b = &bits;
-        let permissions = b.read | b.write | b.exec | b.no_exec;
         let masks = [
-            permissions,
+            b.read,
+            b.write,
+            b.exec,
+            b.no_exec,
             b.always,
             b.large,
             b.memory_type,

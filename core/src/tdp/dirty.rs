@@ -65,7 +65,6 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let roots = self.roots(space);
         let mut more = true;
         while more {
             let guard = MmuRead::lock(&self.lock);
@@ -76,7 +75,10 @@ impl<H: Hal> Mmu<H> {
                     more = false;
                     break;
                 };
-                for root in roots.iter().flatten() {
+                // All there are now: a bit may have come from a root that was
+                // made after the call began. None is made in this section.
+                let roots = guard.roots.iter();
+                for root in roots.filter(|root| root.role().space == space) {
                     clean_word(&mut op, root.walk(&self.space, &rcu), gfn, mask);
                 }
                 if self.lock.is_contended() || self.space.hal.should_yield() {

@@ -151,10 +151,12 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     ///
     /// With the lock held for reading a fault on another CPU may have reached
     /// the table before it was unlinked, so each entry is frozen and stays so:
-    /// the fault's compare-exchange fails (TDP-4). An entry that such a fault
-    /// has frozen itself is waited for: it is about to write it once more. With
-    /// the lock held for writing there is no fault, and only what is present is
-    /// taken out, by exchange because hardware may still set its dirty bit.
+    /// the fault's compare-exchange fails (TDP-4). One that the fault itself
+    /// has frozen is waited for: the fault writes it once more, and only what
+    /// is taken out after that is the last there was (TDP-3). It waits for
+    /// nobody but the CPUs that flush, and so not for us. With the lock held for
+    /// writing there is no fault, and only what is present is taken out, by
+    /// exchange because hardware may still set its dirty bit.
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
         let table = unlinked.table();
         let (level, step) = (table.level(), table.level().pages());

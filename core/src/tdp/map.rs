@@ -54,7 +54,8 @@ impl<H: Hal> Mmu<H> {
     /// Installs the page that was found after `snapshot` was taken, unless it
     /// may be stale or the root is: then nothing is done and the answer is
     /// [`Mapped::Retry`]. What to install is decided by `decide`, under the
-    /// lock. Does not sleep.
+    /// lock. Unless it is to be tried again, the level is that of the mapping
+    /// that is there now. Does not sleep.
     pub fn install(
         &self,
         (tlb, log): (&impl Tlb, &impl DirtyLog),
@@ -76,7 +77,7 @@ impl<H: Hal> Mmu<H> {
         let mut op = Op::new(self, tlb, log, &rcu, true);
         let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
         op.finish();
-        (mapped, goal.level)
+        mapped
     }
 }
 
@@ -84,7 +85,12 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// Walks from `root` to the level of the goal, adds the tables that are
     /// missing, and installs the leaf. On a lost race nothing was written and
     /// the walk goes on with what it saw.
-    fn map(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, goal: &Goal) -> Mapped {
+    fn map(
+        &mut self,
+        root: Table<'r, H>,
+        cache: &mut TableCache<H>,
+        goal: &Goal,
+    ) -> (Mapped, Level) {
         let mut entry = root.entry(goal.gfn);
         loop {
             while entry.level() > goal.level
@@ -98,7 +104,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                 self.descend(entry, cache, goal)
             };
             match next {
-                Ok(mapped) => return mapped,
+                Ok(mapped) => return (mapped, entry.level()),
                 Err(now) => entry = now,
             }
         }

@@ -219,7 +219,10 @@ impl<H: Hal> Vm<H> {
         let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, decide);
         // Without notifications the mapping owns the reference.
         if H::HAS_NOTIFIER || mapped != Mapped::Installed {
-            self.hal.release(page.pfn, access.write);
+            // A mapping that is writable, or that the fast path may make so, is
+            // written later without our help: the host must know by now.
+            let dirty = mapped != Mapped::Retry && page.writable && !slot.read_only();
+            self.hal.release(page.pfn, dirty);
         }
         Ok((mapped, level))
     }
