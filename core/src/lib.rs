@@ -9,6 +9,7 @@
 //! - [`vm`]: a VM, and what happens when its guest faults.
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
+//! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -30,6 +31,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod exit;
 pub mod hardware;
 pub mod lock;
 pub mod lock_order;
@@ -40,6 +42,7 @@ pub mod once_table;
 pub mod page_track;
 pub mod published;
 pub mod registry;
+pub mod regs;
 pub mod request;
 pub mod spte;
 pub mod tdp;

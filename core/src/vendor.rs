@@ -9,6 +9,9 @@ use core::fmt;
 use waterbear_hal::{CpuId, Pfn};
 
 use crate::Error;
+use crate::exit::Exit;
+use crate::regs::Regs;
+use crate::spte::EntryFormat;
 
 /// Hardware virtualisation of one vendor, CPU by CPU.
 ///
@@ -17,6 +20,9 @@ use crate::Error;
 pub trait Hardware: Send + Sync {
     /// The name of the mechanism, for the log.
     fn name(&self) -> &'static str;
+
+    /// What the entries of its second-level page tables look like.
+    fn entry_format(&self) -> EntryFormat;
 
     /// Whether this CPU can do what the core needs. Changes nothing.
     ///
@@ -49,10 +55,23 @@ pub trait Vendor: Hardware {
     /// What the vendor keeps per vCPU.
     type Vcpu;
 
+    /// Makes a vCPU in real mode, with every segment at address 0 and every
+    /// register 0. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    fn new_vcpu(&self) -> Result<Self::Vcpu, Error>;
+
     /// Enters the guest on the page tables below `root` and returns when the
     /// hardware has left it. Interrupts are off; one that arrives ends the
-    /// guest's run and is taken when they are on again.
-    fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn);
+    /// guest's run and is taken when they are on again. Says why the hardware
+    /// left it.
+    fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
+
+    /// The vCPU's registers as of its last exit; changes count from the next
+    /// entry on.
+    fn regs<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Regs;
 
     /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
     /// begin without second-level translations in that CPU's TLB. Interrupts

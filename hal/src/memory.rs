@@ -109,6 +109,39 @@ pub unsafe trait Memory {
         let _ = (table, index, old, new);
     }
 
+    /// Allocates `count` physically contiguous pages, all zero, for control
+    /// structures that hardware reads by physical address.
+    ///
+    /// The caller owns them. Context as for
+    /// [`alloc_table`](Memory::alloc_table). `count` is at least 1 and small.
+    ///
+    /// Linux: `alloc_pages_exact(GFP_KERNEL_ACCOUNT | __GFP_ZERO)`. FreeBSD:
+    /// `contigmalloc(9)`.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] when there is no memory.
+    fn alloc_pages(&self, count: usize) -> Result<Pfn, AllocError>;
+
+    /// Where the kernel sees pages of [`alloc_pages`](Memory::alloc_pages). Any
+    /// context.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` came from `alloc_pages` of this host and is not freed while the
+    /// result is used.
+    unsafe fn pages(&self, pfn: Pfn) -> NonNull<u8>;
+
+    /// Frees pages. Context as for [`free_table`](Memory::free_table).
+    ///
+    /// Linux: `free_pages_exact`. FreeBSD: `free(9)`.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` and `count` are those of one `alloc_pages`, the caller owns the
+    /// pages, and no CPU uses them.
+    unsafe fn free_pages(&self, pfn: Pfn, count: usize);
+
     /// Allocates zeroed heap memory, at any size: large arrays need not be
     /// physically contiguous.
     ///
@@ -123,7 +156,10 @@ pub unsafe trait Memory {
     /// [`AllocError`] when there is no memory.
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError>;
 
-    /// Frees heap memory. May sleep (a large area is unmapped); interrupts on.
+    /// Frees heap memory. Of more than a page may sleep, because a large area
+    /// is unmapped; of less does not, and is right in every context with
+    /// interrupts on: the last handle to a root may go in a notification that
+    /// must not sleep.
     ///
     /// Linux: `kvfree`. FreeBSD: `free(9)`.
     ///

@@ -88,7 +88,9 @@ impl<H: Hal> Gate<H> {
             // it, or after, and then it sees no notification and does not
             // sleep.
             Ok(word) if word & ACTIVE == 1 && word & WAITING != 0 => {
-                self.idle.wake();
+                if !removed(Part::NotificationWake) {
+                    self.idle.wake();
+                }
             }
             Ok(_) => {}
             Err(_) => self.hal.bug("a notification ended that had not begun"),

@@ -3,6 +3,7 @@ use waterbear_hal::{Hal, Pfn, Pinned};
 
 use super::Vcpu;
 use crate::Error;
+use crate::exit::Exit;
 use crate::request::Request;
 use crate::vendor::Vendor;
 
@@ -24,7 +25,7 @@ impl<V: Vendor> Runner<V> {
     }
 
     /// Takes the pending requests up and enters the guest, unless another
-    /// request came in between. Says whether the guest was entered. May sleep
+    /// request came in between. Says why the guest was left, if it was entered. May sleep
     /// before it enters; not loaded, interrupts on.
     ///
     /// `reload` gets a root that is valid now; should it become obsolete
@@ -42,7 +43,7 @@ impl<V: Vendor> Runner<V> {
         vendor: &V,
         mut reload: impl FnMut() -> Result<Pfn, Error>,
         mut handle: impl FnMut(Request, &mut V::Vcpu) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Exit>, Error> {
         let Self { state, root } = self;
         vcpu.check_requests(|request| match request {
             Request::MMU_RELOAD => {
@@ -68,9 +69,8 @@ impl<V: Vendor> Runner<V> {
             }
         };
         let pinned = Pinned::new(hal);
-        let entered = vcpu
+        Ok(vcpu
             .load(&pinned)
-            .enter(|_irq_off| vendor.enter(state, root));
-        Ok(entered.is_some())
+            .enter(|_irq_off| vendor.enter(state, root)))
     }
 }

@@ -57,6 +57,7 @@ mod arena;
 mod arena;
 mod config;
 mod context;
+mod contiguous;
 mod cpu;
 #[cfg(not(loom))]
 mod grace;
@@ -151,6 +152,7 @@ pub(crate) struct Machine {
     arena: arena::Arena,
     grace: grace::Grace,
     heap: memory::Heap,
+    contiguous: contiguous::Contiguous,
     inject: inject::Injector,
     live: leaks::Counters,
     recorder: history::Recorder,
@@ -172,6 +174,7 @@ impl Machine {
             arena: arena::Arena::new(config.tables, config.checking),
             grace: grace::Grace::new(),
             heap: memory::Heap::default(),
+            contiguous: contiguous::Contiguous::default(),
             inject: inject::Injector::default(),
             live: leaks::Counters::default(),
             recorder: history::Recorder::default(),

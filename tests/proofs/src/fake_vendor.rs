@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported};
 use waterbear_hal::{Cpu, CpuId};
 use waterbear_mock::MockHost;
+
+use crate::Paging;
 
 /// A moment at which a test can interfere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +138,10 @@ impl FakeVendor {
 impl Hardware for FakeVendor {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn entry_format(&self) -> EntryFormat {
+        Paging::Npt.format(Paging::ROOT)
     }
 
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported> {

@@ -1,20 +1,25 @@
 //! A vCPU whose guest touches memory.
 use waterbear_core::Error;
+use waterbear_core::exit::Exit;
 use waterbear_core::memslot::SpaceId;
+use waterbear_core::regs::Regs;
 use waterbear_core::request::Request;
+use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vcpu::{Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_core::vm::{Outcome, VcpuMmu};
 use waterbear_hal::{CpuId, Gfn, Pfn};
 use waterbear_mock::Mock;
-use waterbear_mock::hw::{Access, Fault, FaultKind, Format, Tlb};
+use waterbear_mock::hw::{Access, FaultKind, Format, Tlb, Walker};
 
 use crate::Rig;
 
 /// Hardware that runs one access at a time.
 struct OneAccess<const NOTIFIER: bool> {
     host: Mock<NOTIFIER>,
+    walker: Walker,
+    format: EntryFormat,
 }
 
 /// The vendor's state of a vCPU: a TLB, and the access to run.
@@ -22,12 +27,18 @@ struct State {
     tlb: Tlb,
     gfn: Gfn,
     wanted: Access,
-    result: Option<Result<Pfn, Fault>>,
+    /// The access is the CPU's own, on its way through the guest's page tables.
+    guest_walk: bool,
+    page: Option<Pfn>,
+    regs: Regs,
 }
 
 impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
     fn name(&self) -> &'static str {
         "one access at a time"
+    }
+    fn entry_format(&self) -> EntryFormat {
+        self.format
     }
     fn check_cpu(&self, _cpu: CpuId) -> Result<(), Unsupported> {
         Ok(())
@@ -44,19 +55,42 @@ impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
 impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
     type Vcpu = State;
 
-    fn enter(&self, vcpu: &mut State, root: Pfn) {
-        let result = vcpu
-            .tlb
-            .access(&self.host, root, vcpu.gfn.gpa(), vcpu.wanted);
-        if let Ok(pfn) = result {
-            // Panics if the host has the page back.
-            if vcpu.wanted.write {
-                self.host.data_write(pfn);
-            } else {
-                self.host.data_read(pfn);
+    fn new_vcpu(&self) -> Result<State, Error> {
+        Ok(State {
+            tlb: Tlb::new(self.walker),
+            gfn: Gfn(0),
+            wanted: Access::NONE,
+            guest_walk: false,
+            page: None,
+            regs: Regs::default(),
+        })
+    }
+
+    fn enter(&self, vcpu: &mut State, root: Pfn) -> Exit {
+        let gpa = vcpu.gfn.gpa();
+        let access = Wanted {
+            write: vcpu.wanted.write,
+            exec: vcpu.wanted.exec,
+            guest_walk: vcpu.guest_walk,
+        };
+        match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
+            Ok(pfn) => {
+                // Panics if the host has the page back.
+                if vcpu.wanted.write {
+                    self.host.data_write(pfn);
+                } else {
+                    self.host.data_read(pfn);
+                }
+                vcpu.page = Some(pfn);
+                Exit::Halt
             }
+            Err(fault) if fault.kind == FaultKind::Broken => Exit::Mmio { gpa, access },
+            Err(_) => Exit::Fault { gpa, access },
         }
-        vcpu.result = Some(result);
+    }
+
+    fn regs<'a>(&self, vcpu: &'a mut State) -> &'a mut Regs {
+        &mut vcpu.regs
     }
 
     fn flush_tlb(&self, vcpu: &mut State) {
@@ -85,28 +119,24 @@ pub struct Guest<'a, const NOTIFIER: bool = true> {
     pub mmu: VcpuMmu<Mock<NOTIFIER>>,
     /// How many exits there were.
     pub exits: u64,
-    /// The access is the CPU's own, on its way through the guest's page tables.
-    guest_walk: bool,
 }
 
 impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
     pub(crate) fn new(rig: &'a Rig<NOTIFIER>, index: u32) -> Self {
         let vcpu = rig.vm.vcpus().add(index).expect("memory does not run out");
+        let vendor = OneAccess {
+            host: rig.host.clone(),
+            walker: rig.walker,
+            format: *rig.vm.mmu().format(),
+        };
+        let state = vendor.new_vcpu().expect("it allocates nothing");
         Self {
             rig,
-            vendor: OneAccess {
-                host: rig.host.clone(),
-            },
+            vendor,
             vcpu,
-            runner: Runner::new(State {
-                tlb: Tlb::new(rig.walker),
-                gfn: Gfn(0),
-                wanted: Access::NONE,
-                result: None,
-            }),
+            runner: Runner::new(state),
             mmu: VcpuMmu::new(),
             exits: 0,
-            guest_walk: false,
         }
     }
 
@@ -152,32 +182,21 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             vcpu,
             runner,
             mmu,
-            guest_walk,
             ..
         } = self;
         let state = runner.state();
-        (state.gfn, state.wanted, state.result) = (Gfn(gfn), wanted, None);
-        runner.attempt(
+        (state.gfn, state.wanted) = (Gfn(gfn), wanted);
+        let exit = runner.attempt(
             &rig.host,
             vcpu,
             vendor,
             || Ok(rig.vm.load_root(mmu)?.pfn()),
             |_request, _state| Ok(()),
         )?;
-        let fault = match runner.state().result {
-            None => return Ok(None),
-            Some(Ok(pfn)) => return Ok(Some(Reached::Page(pfn))),
-            Some(Err(fault)) => fault,
-        };
-        let access = Wanted {
-            write: wanted.write,
-            exec: wanted.exec,
-            guest_walk: *guest_walk,
-        };
-        let gpa = Gfn(gfn).gpa();
-        let outcome = match fault.kind {
-            FaultKind::Broken => rig.vm.handle_mmio(mmu, gpa, access)?,
-            FaultKind::NotPresent | FaultKind::Denied => rig.vm.handle_fault(mmu, gpa, access)?,
+        let outcome = match exit {
+            Some(Exit::Mmio { gpa, access }) => rig.vm.handle_mmio(mmu, gpa, access)?,
+            Some(Exit::Fault { gpa, access }) => rig.vm.handle_fault(mmu, gpa, access)?,
+            _ => return Ok(runner.state().page.take().map(Reached::Page)),
         };
         Ok(match outcome {
             Outcome::Resume => None,
@@ -195,7 +214,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
     /// What the VMM would be told.
     pub fn walk_through(&mut self, gfn: u64) -> Result<Reached, Error> {
         let plain = matches!(self.rig.walker.format, Format::Ept { ad: false, .. });
-        self.guest_walk = true;
+        self.runner.state().guest_walk = true;
         let mut reached = Ok(Reached::Emulated);
         if plain {
             reached = self.access(gfn, Access::READ);
@@ -203,7 +222,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
         if !plain || matches!(reached, Ok(Reached::Page(_))) {
             reached = self.access(gfn, Access::new(true, true, false));
         }
-        self.guest_walk = false;
+        self.runner.state().guest_walk = false;
         reached
     }
 

@@ -4,7 +4,9 @@
 //! function. Errors are sentences that say what happened and what to do.
 
 mod artifacts;
+mod bench;
 mod libtest;
+mod machine;
 mod need;
 mod pool;
 mod process;
@@ -37,7 +39,7 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND];
+const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND, bench::COMMAND];
 
 fn main() -> ExitCode {
     match dispatch() {

@@ -2,6 +2,7 @@
 
 use crate::workspace::Workspace;
 use crate::{Outcome, process};
+use std::path::Path;
 use std::process::Command;
 
 /// The nightly toolchain with Miri.
@@ -60,29 +61,36 @@ fn has_rust_part(kind: &str, name: &str, options: &[&str]) -> Outcome<bool> {
 }
 
 /// A program of the system, from the package of that name.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for the bench command, which counts with valgrind"
-    )
-)]
 pub fn tool(name: &str, package: &str) -> Outcome {
     let found = |folder: std::path::PathBuf| folder.join(name).is_file();
     if std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(found) {
         return Ok(());
     }
-    let mut install = Command::new("apt-get");
-    install.args(["install", "--yes", package]);
+    install(name, package)
+}
+
+/// A file of the system, from the package of that name.
+pub fn file(path: &Path, package: &str) -> Outcome {
+    if path.exists() {
+        return Ok(());
+    }
+    install(&path.display().to_string(), package)
+}
+
+fn install(what: &str, package: &str) -> Outcome {
     let id = process::captured(Command::new("id").arg("-u"), None, "id", |_| {})?;
     if id.stdout.trim() == "0" {
-        println!("  {name} is missing: installing the package {package}");
-        if process::shown(&mut install)? {
+        println!("  {what} is missing: installing the package {package}");
+        // The lists of a new machine may be empty or old.
+        let fresh = process::shown(Command::new("apt-get").args(["update", "--quiet"]))?;
+        let mut install = Command::new("apt-get");
+        install.args(["install", "--yes", "--quiet", package]);
+        if fresh && process::shown(&mut install)? {
             return Ok(());
         }
     }
     Err(format!(
-        "{name} is missing. Run: sudo apt-get install --yes {package}"
+        "{what} is missing. Run: sudo apt-get install --yes {package}"
     ))
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every layer of proof, and one table.
 
+mod bare;
 mod constant;
 mod loom;
 mod miri;
@@ -19,7 +20,8 @@ pub const COMMAND: Command = Command {
   const   format, lints, builds without an operating system, the unsafe fence
   unit    the tests and the doc tests of every crate
   miri    the proofs under Miri, with strict provenance
-  loom    the models in every interleaving; each twin must fail",
+  loom    the models in every interleaving; each twin must fail
+  bare    guests on the bare port, on every emulated machine",
     run,
 };
 
@@ -48,6 +50,10 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "loom",
         run: loom::run,
+    },
+    Layer {
+        name: "bare",
+        run: bare::run,
     },
 ];
 
@@ -129,7 +135,10 @@ mod tests {
 
     #[test]
     fn without_options_all_layers_run() {
-        assert_eq!(names(&[]).unwrap(), ["const", "unit", "miri", "loom"]);
+        assert_eq!(
+            names(&[]).unwrap(),
+            ["const", "unit", "miri", "loom", "bare"]
+        );
     }
 
     #[test]
@@ -143,6 +152,6 @@ mod tests {
     #[test]
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
-        assert!(error.contains("const, unit, miri, loom"), "{error}");
+        assert!(error.contains("const, unit, miri, loom, bare"), "{error}");
     }
 }

@@ -28,6 +28,11 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
+    /// The build folder.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// A cargo command that starts in the project's folder, from words with spaces between.
     pub fn cargo(&self, arguments: &str) -> Command {
         let mut command = Command::new("cargo");
@@ -73,6 +78,16 @@ impl Workspace {
             ));
         }
         Ok(finished.stdout.contains(&format!("\"name\":\"{name}\"")))
+    }
+
+    /// A program that cargo has built with a profile of this name.
+    pub fn program(&self, profile: &str, name: &str) -> PathBuf {
+        self.target.join(profile).join(name)
+    }
+
+    /// A folder under the build folder, for files that are needed for a moment.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.target.join(name)
     }
 
     /// One of the project's folders.

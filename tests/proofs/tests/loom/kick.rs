@@ -59,39 +59,61 @@ fn a_request_that_wakes_is_seen_before_entry_or_interrupts_the_guest() {
     request_against_entry(Request::EVENT);
 }
 
-/// The vCPU comes to CPU 1 and enters the guest, which uses a page
-/// unless it sees that the page was unmapped.
-fn use_a_page(host: &MockHost, vcpu: &Vcpu<MockHost>, unmapped: &AtomicBool, freed: &AtomicBool) {
-    host.run_on(1, || {
-        let mut entered = None;
-        while entered.is_none() {
-            vcpu.check_requests(|_| Ok(())).expect("the VM is alive");
-            entered = enter(host, vcpu, || {
-                if !unmapped.load(Relaxed) {
-                    let gone = freed.load(Relaxed);
-                    assert!(!gone, "twin: the guest uses a page that was freed");
-                }
-            });
-        }
-    });
+/// A page of a guest: who unmaps it and flushes may free it, and knows then
+/// whether the guest has written to it.
+#[derive(Default)]
+struct Page {
+    unmapped: AtomicBool,
+    written: AtomicBool,
+    freed: AtomicBool,
+}
+
+impl Page {
+    /// The vCPU comes to CPU 1 and enters the guest, which writes to the page
+    /// unless it sees that the page was unmapped.
+    fn write(&self, host: &MockHost, vcpu: &Vcpu<MockHost>) {
+        host.run_on(1, || {
+            let mut entered = None;
+            while entered.is_none() {
+                vcpu.check_requests(|_| Ok(())).expect("the VM is alive");
+                entered = enter(host, vcpu, || {
+                    if !self.unmapped.load(Relaxed) {
+                        self.written.store(true, Relaxed);
+                        let gone = self.freed.load(Relaxed);
+                        assert!(!gone, "twin: the guest uses a page that was freed");
+                    }
+                });
+            }
+        });
+    }
+
+    /// Unmaps, flushes and frees. Says whether the guest has written.
+    fn free(&self, flush: impl FnOnce()) -> bool {
+        self.unmapped.store(true, Relaxed);
+        flush();
+        let written = self.written.load(Relaxed);
+        self.freed.store(true, Relaxed);
+        written
+    }
 }
 
 /// A guest that uses a page, and somebody who unmaps it, flushes and frees it.
 fn flush_against_entry() {
-    explore(|| {
+    explore_bounded(5, || {
         let host = machine();
         let vcpu = vcpu(&host);
-        let unmapped = Arc::new(AtomicBool::new(false));
-        let freed = Arc::new(AtomicBool::new(false));
+        let page = Arc::new(Page::default());
         let target = {
-            let (host, vcpu) = (host.clone(), vcpu.clone());
-            let (unmapped, freed) = (unmapped.clone(), freed.clone());
-            thread::spawn(move || use_a_page(&host, &vcpu, &unmapped, &freed))
+            let (host, vcpu, page) = (host.clone(), vcpu.clone(), page.clone());
+            thread::spawn(move || page.write(&host, &vcpu))
         };
-        unmapped.store(true, Relaxed);
-        vcpu.make_request(Request::TLB_FLUSH);
-        freed.store(true, Relaxed);
+        let written = page.free(|| vcpu.make_request(Request::TLB_FLUSH));
         target.join().unwrap();
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
     });
 }
 
@@ -113,25 +135,54 @@ fn a_request_is_lost_without_the_barrier_of_the_sender_twin() {
     must_fail(Part::KickBarrier, "twin: ", flush_against_entry);
 }
 
+/// As [`flush_against_entry`], while somebody else interrupts the guest.
+fn flush_against_entry_and_another_sender() {
+    explore_bounded(2, || {
+        let host = machine();
+        let vcpu = vcpu(&host);
+        let page = Arc::new(Page::default());
+        let target = {
+            let (host, vcpu, page) = (host.clone(), vcpu.clone(), page.clone());
+            thread::spawn(move || page.write(&host, &vcpu))
+        };
+        let other = {
+            let vcpu = vcpu.clone();
+            thread::spawn(move || vcpu.make_request(Request::EVENT))
+        };
+        let written = page.free(|| vcpu.make_request(Request::TLB_FLUSH));
+        target.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
+    });
+}
+
+/// Proves KR-2, KR-4.
+#[test]
+fn a_flush_waits_although_another_interrupt_is_on_its_way() {
+    flush_against_entry_and_another_sender();
+}
+
 /// As [`flush_against_entry`], for all vCPUs, while the only one comes online.
 fn broadcast_against_a_new_vcpu() {
-    explore_bounded(5, || {
+    explore_bounded(4, || {
         let host = machine();
         let vcpus = Arc::new(Vcpus::new(&host));
-        let unmapped = Arc::new(AtomicBool::new(false));
-        let freed = Arc::new(AtomicBool::new(false));
+        let page = Arc::new(Page::default());
         let target = {
-            let (host, vcpus) = (host.clone(), vcpus.clone());
-            let (unmapped, freed) = (unmapped.clone(), freed.clone());
-            thread::spawn(move || {
-                let vcpu = vcpus.add(0).expect("memory");
-                use_a_page(&host, vcpu, &unmapped, &freed);
-            })
+            let (host, vcpus, page) = (host.clone(), vcpus.clone(), page.clone());
+            thread::spawn(move || page.write(&host, vcpus.add(0).expect("memory")))
         };
-        unmapped.store(true, Relaxed);
-        vcpus.flush_tlbs();
-        freed.store(true, Relaxed);
+        let written = page.free(|| vcpus.flush_tlbs());
         target.join().unwrap();
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
     });
 }
 

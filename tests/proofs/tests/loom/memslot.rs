@@ -10,7 +10,7 @@ use waterbear_hal::Gfn;
 use waterbear_hal::sync::twin::Part;
 use waterbear_mock::MockHost;
 
-use crate::twins::{explore_bounded, must_fail};
+use crate::twins::{explore, explore_bounded, must_deadlock, must_fail};
 
 const SPACE: SpaceId = SpaceId::NORMAL;
 
@@ -241,10 +241,10 @@ fn the_last_of_two_notifications_wakes_an_update_that_waits() {
 /// Proves MS-10.
 #[test]
 fn the_last_of_two_notifications_wakes_an_update_that_waits_twin() {
-    must_fail(
-        Part::PublishGate,
-        "twin: a notification ends on another set",
-        || explore_bounded(3, notifications_end_while_an_update_waits),
+    must_deadlock(
+        "memslot::the_last_of_two_notifications_wakes_an_update_that_waits_twin",
+        Part::NotificationWake,
+        || explore(notifications_end_while_an_update_waits),
     );
 }
 

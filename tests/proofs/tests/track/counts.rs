@@ -35,14 +35,17 @@ fn allows(rig: &Rig, gfn: u64, level: Level) -> bool {
 /// Proves PT-1.
 #[test]
 fn a_page_without_trackers_has_none_to_take_away() {
-    let rig = rig::<true>();
+    let rig = Rig::<true>::new(Paging::Npt, WriteProtect);
+    rig.memory(0, 0, 512, Level::L2);
     // Before there are counts, and after.
     for lines in [1, 2] {
         assert_eq!(rig.vm.untrack_page(NORMAL, Gfn(3)), Err(Error::Invalid));
         assert_eq!(rig.host.log_lines().len(), lines);
-        rig.vm.memslots().activate_track().unwrap();
+        rig.vm.track_page(NORMAL, Gfn(4)).unwrap();
     }
     assert_eq!(count(&rig, 3, |c| c.load(Ordering::Relaxed)), 0);
+    // What the neighbour's trackers forbid stays forbidden.
+    assert!(!allows(&rig, 3, Level::L2));
     let mut guest = rig.guest(0);
     guest.write(3);
     drop(guest);
@@ -77,7 +80,8 @@ fn a_count_that_is_full_stays_full() {
 /// Proves PT-2.
 #[test]
 fn several_trackers_of_a_page_count_as_many() {
-    let rig = rig::<true>();
+    let rig = Rig::<true>::new(Paging::Npt, WriteProtect);
+    rig.memory(0, 0, 512, Level::L2);
     let mut guest = rig.guest(0);
     guest.write(3);
     for _ in 0..3 {
@@ -88,6 +92,7 @@ fn several_trackers_of_a_page_count_as_many() {
         rig.vm.untrack_page(NORMAL, Gfn(3)).unwrap();
     }
     guest.write(3);
+    assert_eq!(rig.vm.mmu().mapped(Level::L2), 1);
     assert_eq!(rig.vm.untrack_page(NORMAL, Gfn(3)), Err(Error::Invalid));
     drop(guest);
     rig.finish();
@@ -197,13 +202,16 @@ fn when_memory_runs_out_the_page_is_not_tracked() {
 #[test]
 fn a_count_changes_while_nobody_reads_under_the_lock() {
     let rig = rig::<true>();
+    // There is a root, so finding it is all that the other thread does.
+    let root = RootRole { space: NORMAL };
+    let held = rig.vm.mmu().root(root).unwrap();
     let read = AtomicBool::new(false);
     let counted = thread::scope(|threads| {
         rig.vm
             .mmu()
             .change_tracking(rig.vm.vcpus(), [&(), &()], Gfn(3), || {
                 threads.spawn(|| {
-                    let _root = rig.vm.mmu().root(RootRole { space: NORMAL });
+                    let _root = rig.vm.mmu().root(root);
                     read.store(true, Ordering::SeqCst);
                 });
                 thread::sleep(Duration::from_millis(20));
@@ -213,5 +221,6 @@ fn a_count_changes_while_nobody_reads_under_the_lock() {
     });
     assert_eq!(counted, Err(Error::Busy));
     assert!(read.into_inner());
+    drop(held);
     rig.finish();
 }

@@ -181,8 +181,9 @@ fn unregistering_waits<const NOTIFIER: bool>(call: impl Fn(&crate::Rig<NOTIFIER>
     let tracker = page_track::shared(&rig.host, slow.clone()).unwrap();
     let registration = Registration::new(&rig.vm, &tracker).unwrap();
     thread::scope(|threads| {
-        threads.spawn(|| call(&rig));
+        let caller = threads.spawn(|| call(&rig));
         while !slow.begun.load(SeqCst) {
+            assert!(!caller.is_finished(), "there was no callback");
             thread::yield_now();
         }
         threads.spawn(|| {

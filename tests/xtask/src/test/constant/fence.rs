@@ -7,10 +7,12 @@ use crate::workspace::{self, Workspace};
 use std::path::Path;
 
 /// The files of the core that may hold unsafe code. The documentation of the core says why.
-const UNSAFE_FILES: [&str; 4] = [
-    "core/src/mem.rs",
-    "core/src/rcu.rs",
+const UNSAFE_FILES: [&str; 6] = [
     "core/src/lock.rs",
+    "core/src/mem.rs",
+    "core/src/once.rs",
+    "core/src/once_table.rs",
+    "core/src/published.rs",
     "core/src/tdp/table.rs",
 ];
 

@@ -1,5 +1,4 @@
 //! Registering a vendor, and what must be true before it succeeds.
-#![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;

@@ -1,14 +1,17 @@
 //! One attempt to run a vCPU: requests first, then the guest.
-#![cfg(not(loom))]
 
 use std::sync::Mutex;
 
 use waterbear_core::Error;
+use waterbear_core::exit::Exit;
+use waterbear_core::regs::Regs;
 use waterbear_core::request::Request;
+use waterbear_core::spte::EntryFormat;
 use waterbear_core::vcpu::{Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
+use waterbear_proofs::Paging;
 
 /// What the vendor was asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,9 +26,19 @@ struct Notes {
     did: Mutex<Vec<Did>>,
 }
 
+/// The vendor's state of the vCPU.
+#[derive(Default)]
+struct Vcpu0 {
+    entries: u32,
+    regs: Regs,
+}
+
 impl Hardware for Notes {
     fn name(&self) -> &'static str {
         "notes"
+    }
+    fn entry_format(&self) -> EntryFormat {
+        Paging::Npt.format(Paging::ROOT)
     }
     fn check_cpu(&self, _: CpuId) -> Result<(), Unsupported> {
         Ok(())
@@ -40,15 +53,24 @@ impl Hardware for Notes {
 }
 
 impl Vendor for Notes {
-    type Vcpu = u32;
+    type Vcpu = Vcpu0;
 
-    fn enter(&self, entries: &mut u32, root: Pfn) {
-        assert!(!self.host.irq_disable(), "entered with interrupts on");
-        *entries += 1;
-        self.did.lock().unwrap().push(Did::Enter(root));
+    fn new_vcpu(&self) -> Result<Vcpu0, Error> {
+        Ok(Vcpu0::default())
     }
 
-    fn flush_tlb(&self, _: &mut u32) {
+    fn enter(&self, vcpu: &mut Vcpu0, root: Pfn) -> Exit {
+        assert!(!self.host.irq_disable(), "entered with interrupts on");
+        vcpu.entries += 1;
+        self.did.lock().unwrap().push(Did::Enter(root));
+        Exit::Interrupt
+    }
+
+    fn regs<'a>(&self, vcpu: &'a mut Vcpu0) -> &'a mut Regs {
+        &mut vcpu.regs
+    }
+
+    fn flush_tlb(&self, _: &mut Vcpu0) {
         self.did.lock().unwrap().push(Did::Flush);
     }
 }
@@ -69,22 +91,24 @@ impl Fixture {
                 did: Mutex::default(),
             },
             vcpu: Vcpu::new(&host, 0).expect("memory"),
-            runner: Runner::new(0),
+            runner: Runner::new(Vcpu0::default()),
             host,
         }
     }
 
     fn attempt(&mut self, root: Result<Pfn, Error>) -> Result<bool, Error> {
-        self.runner.attempt(
-            &self.host,
-            &self.vcpu,
-            &self.vendor,
-            || root,
-            |request, _| {
-                assert_eq!(request, Request::EVENT);
-                Ok(())
-            },
-        )
+        self.runner
+            .attempt(
+                &self.host,
+                &self.vcpu,
+                &self.vendor,
+                || root,
+                |request, _| {
+                    assert_eq!(request, Request::EVENT);
+                    Ok(())
+                },
+            )
+            .map(|exit| exit.is_some())
     }
 
     /// Attempts until the guest was entered; says what the vendor did.
@@ -102,7 +126,7 @@ fn a_vcpu_gets_a_root_and_flushes_before_its_first_entry() {
     assert_eq!(did.last(), Some(&Did::Enter(Pfn(7))));
     assert!(did.contains(&Did::Flush));
     assert_eq!(fixture.run(Pfn(8)), [Did::Enter(Pfn(7))], "the root stays");
-    assert_eq!(*fixture.runner.state(), 2);
+    assert_eq!(fixture.runner.state().entries, 2);
 }
 
 /// Proves KR-1, KR-6.

@@ -1,5 +1,4 @@
 //! One vCPU: entering the guest, and being kicked.
-#![cfg(not(loom))]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};

@@ -1,5 +1,4 @@
 //! All vCPUs of a VM.
-#![cfg(not(loom))]
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};

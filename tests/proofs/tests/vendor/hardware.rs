@@ -1,5 +1,4 @@
 //! Hardware virtualisation is on exactly while somebody uses it.
-#![cfg(not(loom))]
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

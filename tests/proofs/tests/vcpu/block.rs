@@ -1,8 +1,8 @@
 //! Halted vCPUs: sleeping and being woken.
-#![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
 
 use waterbear_core::Error;
 use waterbear_core::request::Request;
@@ -113,9 +113,16 @@ fn a_flush_neither_wakes_nor_waits_for_a_sleeper() {
     let halted = Halted::new();
     let result = halted.halt(|sleeper| {
         let before = halted.asked.load(SeqCst);
-        halted.vcpus.flush_tlbs();
-        halted.vcpu().make_request(Request::MMU_RELOAD);
-        halted.vcpus.make_request_all(Request::OUTSIDE_GUEST_MODE);
+        for request in [
+            Request::TLB_FLUSH,
+            Request::MMU_RELOAD,
+            Request::OUTSIDE_GUEST_MODE,
+        ] {
+            halted.vcpu().make_request(request);
+            halted.vcpus.make_request_all(request);
+            // Long enough for whoever was woken to ask.
+            thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(halted.asked.load(SeqCst), before);
         assert_eq!(halted.host.sleepers(), 1);
         assert!(!sleeper.is_finished());

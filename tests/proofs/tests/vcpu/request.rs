@@ -1,5 +1,4 @@
 //! The set of requests of one vCPU.
-#![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,0 +1,109 @@
+//! From the boot loader to Rust.
+//!
+//! QEMU's `-kernel` finds the entry through the PVH note, GRUB through the
+//! multiboot2 header. Both jump to `start32` in 32-bit protected mode with
+//! paging off. It maps the first 4 GiB one to one in pages of 2 MiB, switches
+//! to long mode and calls [`kernel_main`](crate::machine::kernel_main).
+use core::arch::global_asm;
+
+global_asm!(
+    r#"
+    .section .boot.header, "a"
+    .balign 8
+multiboot2:
+    .long 0xe85250d6, 0, multiboot2_end - multiboot2
+    .long -(0xe85250d6 + (multiboot2_end - multiboot2))
+    .short 0, 0
+    .long 8
+multiboot2_end:
+
+    .section .note.pvh, "a", @note
+    .balign 4
+    .long 4, 4, 18
+    .asciz "Xen"
+    .long start32
+
+    .section .boot.text, "ax"
+    .code32
+    .globl start32
+start32:
+    cli
+    cld
+    mov esp, offset boot_stack_end
+    // Level 4 and level 3: one entry each level 2 table.
+    mov eax, offset boot_l3 + 3
+    mov [boot_l4], eax
+    mov edi, offset boot_l3
+    mov eax, offset boot_l2 + 3
+    mov ecx, 4
+2:  mov [edi], eax
+    add eax, 4096
+    add edi, 8
+    loop 2b
+    // Level 2: 4 GiB in pages of 2 MiB.
+    mov edi, offset boot_l2
+    mov eax, 0x83
+    mov ecx, 2048
+3:  mov [edi], eax
+    add eax, 0x200000
+    add edi, 8
+    loop 3b
+    // PAE, OSFXSR, OSXMMEXCPT.
+    mov eax, cr4
+    or eax, 0x620
+    mov cr4, eax
+    mov eax, offset boot_l4
+    mov cr3, eax
+    // EFER: LME and NXE.
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 0x900
+    wrmsr
+    // CR0: PG, WP, NE and MP on, EM off.
+    mov eax, cr0
+    or eax, 0x80010022
+    and eax, 0xfffffffb
+    mov cr0, eax
+    lgdt [boot_gdtr]
+    ljmp 8, offset start64
+
+    .code64
+start64:
+    mov eax, 16
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    xor eax, eax
+    mov fs, eax
+    mov gs, eax
+    mov rsp, offset boot_stack_end
+    xor ebp, ebp
+    call kernel_main
+4:  hlt
+    jmp 4b
+
+    .section .data
+    .balign 8
+    .globl boot_gdt
+boot_gdt:
+    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+    .globl boot_gdt_tss
+boot_gdt_tss:
+    .quad 0, 0
+boot_gdtr:
+    .short boot_gdtr - boot_gdt - 1
+    .long boot_gdt
+    .long 0
+
+    .section .bss
+    .balign 4096
+boot_l4: .skip 4096
+boot_l3: .skip 4096
+boot_l2: .skip 4 * 4096
+    .skip 65536
+boot_stack_end:
+"#
+);
+
+/// How much memory is mapped, from address 0.
+pub const MAPPED: u64 = 4 << 30;

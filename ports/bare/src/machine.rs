@@ -1,0 +1,46 @@
+//! The machine: where Rust begins and where the run ends.
+use core::arch::asm;
+use core::panic::PanicInfo;
+
+use x86::io::{outb, outw};
+
+use crate::console::{self, say};
+use crate::{guests, host, traps};
+
+/// Where Rust begins, on the boot CPU, with the first 4 GiB mapped one to one.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main() -> ! {
+    console::init();
+    traps::init();
+    host::memory::init();
+    exit(guests::run())
+}
+
+/// Ends the run and the emulator.
+///
+/// QEMU, with its `isa-debug-exit` device at port 0xf4, ends with status 33
+/// for success and 35 for failure. Bochs cannot carry a status, so the lines
+/// on the console are what counts.
+pub fn exit(success: bool) -> ! {
+    say!("{}", if success { "END passed" } else { "END failed" });
+    console::flush();
+    let status = if success { 0x10 } else { 0x11 };
+    // SAFETY: the port belongs to the exit device or to nobody.
+    unsafe { outb(0xf4, status) }
+    for byte in b"Shutdown" {
+        // SAFETY: the port belongs to Bochs's shutdown device or to nobody.
+        unsafe { outb(0x8900, *byte) }
+    }
+    // SAFETY: the ACPI control port of QEMU's machines, or nobody's.
+    unsafe { outw(0x604, 0x2000) }
+    loop {
+        // SAFETY: stops this CPU for good.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    say!("FAIL host: {info}");
+    exit(false)
+}

@@ -1,0 +1,48 @@
+//! Errors as Linux numbers them.
+use waterbear_core::Error;
+
+/// The number that a system call returns, negated, for `error`.
+///
+/// Source: the kernel's `errno-base.h` and `errno.h`, and "The Definitive KVM
+/// (Kernel-based Virtual Machine) API Documentation" for which condition gets
+/// which.
+pub const fn errno(error: Error) -> i32 {
+    match error {
+        Error::NotFound => 2,
+        Error::Interrupted => 4,
+        Error::Dead => 5,
+        Error::Again => 11,
+        Error::NoMemory => 12,
+        Error::Fault => 14,
+        Error::Busy => 16,
+        Error::Exists => 17,
+        Error::Invalid => 22,
+        Error::NotSupported => 95,
+        Error::Poisoned => 133,
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_of_the_system_headers() {
+        let wanted = [
+            (Error::NotFound, libc::ENOENT),
+            (Error::Interrupted, libc::EINTR),
+            (Error::Dead, libc::EIO),
+            (Error::Again, libc::EAGAIN),
+            (Error::NoMemory, libc::ENOMEM),
+            (Error::Fault, libc::EFAULT),
+            (Error::Busy, libc::EBUSY),
+            (Error::Exists, libc::EEXIST),
+            (Error::Invalid, libc::EINVAL),
+            (Error::NotSupported, libc::EOPNOTSUPP),
+            (Error::Poisoned, libc::EHWPOISON),
+        ];
+        for (error, number) in wanted {
+            assert_eq!(errno(error), number, "{error:?}");
+        }
+    }
+}

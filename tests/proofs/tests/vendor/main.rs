@@ -1,0 +1,5 @@
+//! Vendors: registration, and switching hardware virtualisation on and off.
+#![cfg(not(loom))]
+
+mod hardware;
+mod registry;

@@ -1,0 +1,195 @@
+//! Emulated machines, and the bare port running on them.
+//!
+//! QEMU's processors are AMD ones here, because its emulator has SVM and no
+//! VMX; Bochs has both. QEMU starts the kernel itself, Bochs boots it from a
+//! disc image made with GRUB.
+
+use crate::workspace::Workspace;
+use crate::{Outcome, need, process};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Longer than the slowest machine takes on a busy host.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What must come of the bare port on a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// This vendor registers, and guests run.
+    Guests(&'static str),
+    /// No vendor registers; the log says why in these words.
+    Refused(&'static str),
+}
+
+/// Which emulator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Emulator {
+    /// QEMU's own code generator.
+    Qemu,
+    /// Bochs.
+    Bochs,
+}
+
+/// An emulated machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Who emulates it.
+    pub emulator: Emulator,
+    /// The processor, by the emulator's name for it.
+    pub cpu: &'static str,
+    /// What must come of the bare port.
+    pub expect: Expect,
+}
+
+const NO_UNRESTRICTED: &str = "cannot run a guest in real mode (no unrestricted guest)";
+const NO_PAGING: &str = "has no second-level paging";
+const NO_VIRTUALIZATION: &str = "has no hardware virtualisation of this kind";
+
+/// Every machine that the bare port is tested on.
+pub const MACHINES: &[Machine] = &[
+    qemu("EPYC,+svm,+npt", Expect::Guests("SVM")),
+    qemu("max,+svm", Expect::Guests("SVM")),
+    qemu("qemu64,-svm", Expect::Refused(NO_VIRTUALIZATION)),
+    bochs("corei7_skylake_x", Expect::Guests("VMX")),
+    bochs("corei7_haswell_4770", Expect::Guests("VMX")),
+    bochs("corei7_sandy_bridge_2600k", Expect::Guests("VMX")),
+    bochs("zambezi", Expect::Guests("SVM")),
+    bochs("ryzen", Expect::Guests("SVM")),
+    bochs("corei5_lynnfield_750", Expect::Refused(NO_UNRESTRICTED)),
+    bochs("core2_penryn_t9600", Expect::Refused(NO_PAGING)),
+];
+
+const fn qemu(cpu: &'static str, expect: Expect) -> Machine {
+    Machine {
+        emulator: Emulator::Qemu,
+        cpu,
+        expect,
+    }
+}
+
+const fn bochs(cpu: &'static str, expect: Expect) -> Machine {
+    Machine {
+        emulator: Emulator::Bochs,
+        cpu,
+        expect,
+    }
+}
+
+/// The bare port, built, and the disc image that Bochs boots it from.
+pub struct Image {
+    kernel: PathBuf,
+    disc: PathBuf,
+    work: PathBuf,
+}
+
+impl Image {
+    /// Installs what is missing, builds the bare port and makes the image.
+    pub fn build(workspace: &Workspace) -> Outcome<Self> {
+        need::tool("qemu-system-x86_64", "qemu-system-x86")?;
+        need::tool("bochs", "bochs")?;
+        for (file, package) in [
+            ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
+            ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
+            (
+                "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_sdl2_gui.so",
+                "bochs-sdl",
+            ),
+            ("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
+        ] {
+            need::file(Path::new(file), package)?;
+        }
+        need::tool("grub-mkrescue", "grub-common")?;
+        need::tool("xorriso", "xorriso")?;
+        need::tool("mformat", "mtools")?;
+        need::rust_part("target", "x86_64-unknown-none")?;
+        let build = "build --release --package waterbear-bare --target x86_64-unknown-none";
+        if !process::shown(&mut workspace.cargo(build))? {
+            return Err("the bare port does not build; the messages are above".to_owned());
+        }
+        let target = workspace.target();
+        let image = Self {
+            kernel: target.join("x86_64-unknown-none/release/waterbear-bare"),
+            disc: target.join("bare/waterbear.iso"),
+            work: target.join("bare"),
+        };
+        image.make_disc()?;
+        Ok(image)
+    }
+
+    fn make_disc(&self) -> Outcome {
+        let tree = self.work.join("disc");
+        let boot = tree.join("boot/grub");
+        let menu = "set timeout=0\nmenuentry bare {\n multiboot2 /boot/kernel\n boot\n}\n";
+        fs::create_dir_all(&boot)
+            .and_then(|()| fs::copy(&self.kernel, tree.join("boot/kernel")))
+            .and_then(|_| fs::write(boot.join("grub.cfg"), menu))
+            .map_err(|error| format!("the disc image was not prepared: {error}"))?;
+        let mut make = Command::new("grub-mkrescue");
+        make.arg("-o").arg(&self.disc).arg(&tree);
+        let made = process::captured(&mut make, None, "grub-mkrescue", |_| {})?;
+        if made.success {
+            Ok(())
+        } else {
+            Err(format!("grub-mkrescue failed:\n{}", made.output))
+        }
+    }
+
+    /// Runs the bare port on a machine and returns what it wrote to its
+    /// serial line; `on_line` sees each line as it comes.
+    pub fn run(&self, machine: &Machine, on_line: impl FnMut(&str)) -> Outcome<String> {
+        let mut command = match machine.emulator {
+            Emulator::Qemu => self.qemu(machine),
+            Emulator::Bochs => self.bochs(machine)?,
+        };
+        let finished = process::captured(&mut command, Some(LIMIT), machine.cpu, on_line)?;
+        Ok(finished.stdout.replace('\r', ""))
+    }
+
+    fn qemu(&self, machine: &Machine) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-machine", "q35,accel=tcg", "-m", "256", "-smp", "1"])
+            .args(["-cpu", machine.cpu, "-kernel"])
+            .arg(&self.kernel)
+            .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        command
+    }
+
+    /// Bochs reads its configuration from a file and starts in its debugger,
+    /// which is told to continue and then to quit.
+    fn bochs(&self, machine: &Machine) -> Outcome<Command> {
+        let folder = self.work.join(machine.cpu);
+        let configuration = format!(
+            "megs: 256\n\
+             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
+             ata0-master: type=cdrom, path={disc}, status=inserted\n\
+             boot: cdrom\n\
+             cpu: model={cpu}, count=1, ips=100000000\n\
+             clock: sync=none\n\
+             display_library: sdl2\n\
+             sound: driver=dummy\n\
+             com1: enabled=1, mode=file, dev=/dev/stdout\n\
+             log: {folder}/log\n",
+            disc = self.disc.display(),
+            cpu = machine.cpu,
+            folder = folder.display(),
+        );
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(folder.join("configuration"), configuration))
+            .and_then(|()| fs::write(folder.join("commands"), "c\nq\n"))
+            .map_err(|error| format!("Bochs was not configured: {error}"))?;
+        let mut command = Command::new("bochs");
+        command
+            .env("SDL_VIDEODRIVER", "dummy")
+            .arg("-q")
+            .arg("-f")
+            .arg(folder.join("configuration"))
+            .arg("-rc")
+            .arg(folder.join("commands"));
+        Ok(command)
+    }
+}

@@ -1,0 +1,128 @@
+//! The layer `bare`: the bare port on every emulated machine.
+
+use super::Tally;
+use crate::machine::{Expect, Image, MACHINES, Machine};
+use crate::workspace::Workspace;
+use crate::{Outcome, pool, process};
+use std::time::Instant;
+
+pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+    let image = Image::build(workspace)?;
+    let results = pool::run(MACHINES.to_vec(), |machine| {
+        let start = Instant::now();
+        let report = image
+            .run(&machine, |_| {})
+            .map(|text| judge(&machine, &text));
+        println!("  {} {}", machine.cpu, process::seconds(start.elapsed()));
+        (machine, report)
+    });
+    for (machine, report) in results {
+        match report {
+            Ok(report) => {
+                tally.passed += report.passed;
+                for failure in report.failed {
+                    tally.failed.push(format!("{}: {failure}", machine.cpu));
+                }
+            }
+            Err(sentence) => tally.failed.push(format!("{}: {sentence}", machine.cpu)),
+        }
+    }
+    tally.notes.push(format!("machines: {}", MACHINES.len()));
+    Ok(())
+}
+
+/// What the lines of one run say.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Report {
+    passed: u64,
+    failed: Vec<String>,
+}
+
+/// Reads a run's lines: `PLAN n`, one `PASS name` or `FAIL name: why` for each
+/// of the n tests, `END passed` or `END failed`. A run that says less has
+/// failed, and so has one on which the wrong vendor, or none, has registered.
+fn judge(machine: &Machine, text: &str) -> Report {
+    let mut report = Report::default();
+    let mut planned = None;
+    for line in text.lines() {
+        if line.starts_with("PASS ") {
+            report.passed += 1;
+        } else if let Some(failure) = line.strip_prefix("FAIL ") {
+            report.failed.push(failure.to_owned());
+        } else if let Some(plan) = line.strip_prefix("PLAN ") {
+            planned = plan.parse().ok();
+        }
+    }
+    let seen = report.passed + report.failed.len() as u64;
+    if planned != Some(seen) {
+        let plan = planned.map_or("no plan".to_owned(), |n| format!("{n} planned"));
+        report.failed.push(format!("{plan}, {seen} run"));
+    }
+    if !text.lines().any(|line| line == "END passed") && report.failed.is_empty() {
+        report.failed.push("the run did not end".to_owned());
+    }
+    let wanted = match machine.expect {
+        Expect::Guests(vendor) => format!("waterbear: {vendor}: registered"),
+        Expect::Refused(words) => format!("this CPU {words}"),
+    };
+    if !text.contains(&wanted) {
+        report.failed.push(format!("it did not say {wanted:?}"));
+    }
+    let registered = text.contains(": registered");
+    if registered == matches!(machine.expect, Expect::Refused(_)) {
+        report
+            .failed
+            .push("a CPU was accepted that must be refused".to_owned());
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Emulator;
+
+    const AMD: Machine = Machine {
+        emulator: Emulator::Qemu,
+        cpu: "some",
+        expect: Expect::Guests("SVM"),
+    };
+
+    const GOOD: &str = "PLAN 1\nwaterbear: SVM: registered\nPASS a\nEND passed\n";
+
+    #[test]
+    fn a_complete_run_passes() {
+        let wanted = Report {
+            passed: 1,
+            failed: Vec::new(),
+        };
+        assert_eq!(judge(&AMD, GOOD), wanted);
+    }
+
+    #[test]
+    fn a_run_that_says_less_fails() {
+        for less in [
+            "",
+            &GOOD.replace("END passed", ""),
+            &GOOD.replace("PASS a", ""),
+            &GOOD.replace("PLAN 1", "PLAN 2"),
+            &GOOD.replace("PLAN 1\n", ""),
+            &GOOD.replace("SVM", "VMX"),
+            &GOOD.replace("PASS a", "FAIL a: it is broken"),
+        ] {
+            assert!(!judge(&AMD, less).failed.is_empty(), "{less:?}");
+        }
+    }
+
+    #[test]
+    fn a_cpu_that_must_be_refused_must_not_register() {
+        let old = Machine {
+            expect: Expect::Refused("has no second-level paging"),
+            ..AMD
+        };
+        let refused = "PLAN 0\nwaterbear: VMX: this CPU has no second-level paging\nEND passed\n";
+        assert!(judge(&old, refused).failed.is_empty());
+        let both = refused.to_owned() + "waterbear: SVM: registered\n";
+        assert!(!judge(&old, &both).failed.is_empty());
+    }
+}

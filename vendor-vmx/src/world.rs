@@ -1,0 +1,110 @@
+//! The switch into the guest and back.
+//!
+//! # What is switched where
+//!
+//! | state | into the guest | back to the host |
+//! |---|---|---|
+//! | RSP, RIP, RFLAGS, CR0, CR3, CR4, EFER, segments, GDTR, IDTR, SYSENTER | VM entry, from the control structure | the exit itself, from the control structure |
+//! | RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8 to R15 | loaded here | callee-saved ones from the stack; the others are cleared, so that no guest value steers what the host does next |
+//! | interrupts | off; one that comes ends the guest's run | stays pending until the caller turns interrupts on |
+//! | an NMI | ends the guest's run | raised again by the caller, see [`crate::vmx`] |
+//!
+//! Source: Intel SDM volume 3, "VM Entries" and "VM Exits".
+#![expect(unsafe_code, reason = "the world switch")]
+use core::arch::naked_asm;
+
+use waterbear_core::regs::Regs;
+
+/// The control-structure fields that the assembly writes.
+const HOST_RSP: u32 = x86::vmx::vmcs::host::RSP;
+const HOST_RIP: u32 = x86::vmx::vmcs::host::RIP;
+
+/// Runs the guest of the current control structure until its next exit; says
+/// whether it was entered.
+///
+/// # Safety
+///
+/// VMX operation is on, the current control structure is in the clear state
+/// and describes this CPU's host state but for RSP and RIP, and interrupts are
+/// off.
+pub unsafe fn run(regs: &mut Regs) -> bool {
+    // SAFETY: as the caller promises; `Regs` has the layout that the assembly
+    // knows.
+    unsafe { switch(regs) == 0 }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn switch(regs: *mut Regs) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "mov eax, {host_rsp}",
+        "vmwrite rax, rsp",
+        "lea rcx, [rip + 2f]",
+        "mov eax, {host_rip}",
+        "vmwrite rax, rcx",
+        "mov rax, [rdi]",
+        "mov rcx, [rdi + 8]",
+        "mov rdx, [rdi + 16]",
+        "mov rbx, [rdi + 24]",
+        "mov rbp, [rdi + 40]",
+        "mov rsi, [rdi + 48]",
+        "mov r8, [rdi + 64]",
+        "mov r9, [rdi + 72]",
+        "mov r10, [rdi + 80]",
+        "mov r11, [rdi + 88]",
+        "mov r12, [rdi + 96]",
+        "mov r13, [rdi + 104]",
+        "mov r14, [rdi + 112]",
+        "mov r15, [rdi + 120]",
+        "mov rdi, [rdi + 56]",
+        "vmlaunch",
+        // Only reached when the CPU did not enter.
+        "mov eax, 1",
+        "add rsp, 8",
+        "jmp 3f",
+        "2:",
+        "push rdi",
+        "mov rdi, [rsp + 8]",
+        "mov [rdi], rax",
+        "mov [rdi + 8], rcx",
+        "mov [rdi + 16], rdx",
+        "mov [rdi + 24], rbx",
+        "mov [rdi + 40], rbp",
+        "mov [rdi + 48], rsi",
+        "pop qword ptr [rdi + 56]",
+        "mov [rdi + 64], r8",
+        "mov [rdi + 72], r9",
+        "mov [rdi + 80], r10",
+        "mov [rdi + 88], r11",
+        "mov [rdi + 96], r12",
+        "mov [rdi + 104], r13",
+        "mov [rdi + 112], r14",
+        "mov [rdi + 120], r15",
+        "add rsp, 8",
+        "xor eax, eax",
+        "3:",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        "xor esi, esi",
+        "xor edi, edi",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        host_rsp = const HOST_RSP,
+        host_rip = const HOST_RIP,
+    )
+}
