@@ -7,6 +7,7 @@
 //! - [`spte`]: entries of second-level page tables, as bits.
 //! - [`tdp`]: second-level page tables, changed in parallel.
 //! - [`vm`]: a VM, and what happens when its guest faults.
+//! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
@@ -38,6 +39,7 @@ pub mod mem;
 pub mod memslot;
 pub mod once;
 pub mod once_table;
+pub mod page_track;
 pub mod published;
 pub mod registry;
 pub mod regs;

@@ -9,13 +9,17 @@
 //! | 20 | host's CPU-hotplug lock | the host's | the set of online CPUs | yes | vendor |
 //! | 30 | [`USAGE`] | mutex | the count of users of hardware virtualisation | yes | vendor, hotplug |
 //! | 40 | [`VM_LIST`] | mutex | how many VMs there are and whether more may come | yes | vendor, hotplug |
-//! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | nothing |
-//! | 60 | [`SLOTS_ARCH`] | mutex | "read the set, prepare, publish"; lazy activation | yes | slots, a slot read section |
-//! | 70 | [`MMU`] | spinning reader-writer lock | roots, invalidation state, page-track counts | no | slots, a slot read section |
+//! | 45 | [`TRACKERS`] | mutex | which outside users see the guest's writes | yes | nothing |
+//! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | trackers |
+//! | 55 | what an outside user's callbacks take | the user's | what it knows of guest memory | yes | slots, a tracker read section |
+//! | 60 | [`SLOTS_ARCH`] | mutex | "read the set, prepare, publish"; lazy activation | yes | slots, an outside user's, a slot read section |
+//! | 70 | [`MMU`] | spinning reader-writer lock | roots, invalidation state, page-track counts | no | slots, an outside user's, a slot read section |
 //!
 //! Read sections are not locks but have a place: a slot read section (it may
 //! sleep) is opened before `slots_arch_lock` and `mmu_lock`, never waited for
-//! under `slots_arch_lock`; an RCU section (it may not sleep) is opened under
+//! under `slots_arch_lock`; a tracker read section (it may sleep, and callbacks
+//! run in it) is opened under `slots_lock` or on its own, never in a slot read
+//! section, and is waited for under `trackers_lock`; an RCU section (it may not sleep) is opened under
 //! `mmu_lock` or on its own, and nothing is locked inside it.
 use waterbear_hal::{LockClass, LockKind};
 
@@ -38,6 +42,10 @@ class! {
 class! {
     /// How many VMs there are and whether more may come.
     VM_LIST, "vm_list_lock", 40, Sleeping
+}
+class! {
+    /// Serialises the attaching and detaching of outside users.
+    TRACKERS, "trackers_lock", 45, Sleeping
 }
 class! {
     /// Serialises whole updates of memory slots.

@@ -117,6 +117,46 @@ impl<H: Hal> SlotArch<H> {
         self.track.get()?.get(self.offset(gfn)?)
     }
 
+    /// Adds a tracker to the frame and says whether it is the first: then huge
+    /// mappings around the frame are forbidden from now on (PT-2). Under the
+    /// write side of `mmu_lock`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when a count is at its limit; [`Error::Invalid`] when
+    /// the frame is not in the slot or the counts are not there. Nothing has
+    /// changed.
+    pub fn track(&self, gfn: Gfn) -> Result<bool, Error> {
+        let count = self.track_count(gfn).ok_or(Error::Invalid)?;
+        // The writer is alone, so a load and a store are enough, here and in
+        // `untrack`.
+        let old = count.load(Ordering::Relaxed);
+        let new = old.checked_add(1).ok_or(Error::Busy)?;
+        if old == 0 {
+            self.block(gfn).map_err(|_| Error::Busy)?;
+        }
+        count.store(new, Ordering::Relaxed);
+        Ok(old == 0)
+    }
+
+    /// Takes a tracker from the frame; with the last one goes the reason that
+    /// forbids huge mappings. Under the write side of `mmu_lock`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when the frame has none, is not in the slot, or the
+    /// counts are not there; nothing has changed.
+    pub fn untrack(&self, gfn: Gfn) -> Result<(), Error> {
+        let count = self.track_count(gfn).ok_or(Error::Invalid)?;
+        let old = count.load(Ordering::Relaxed);
+        let new = old.checked_sub(1).ok_or(Error::Invalid)?;
+        if new == 0 {
+            self.unblock(gfn)?;
+        }
+        count.store(new, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn offset(&self, gfn: Gfn) -> Option<usize> {
         let offset = gfn.0.checked_sub(self.base.0)?;
         (offset < self.npages).then_some(usize::try_from(offset).ok()?)

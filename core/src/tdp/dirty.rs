@@ -8,8 +8,8 @@ use super::table::{Entry, Table};
 use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
-use crate::memslot::SpaceId;
-use crate::spte::{EntryFormat, Kind, Spte};
+use crate::memslot::{ADDRESS_SPACES, SpaceId};
+use crate::spte::{Kind, Spte};
 
 impl<H: Hal> Mmu<H> {
     /// Makes every page mapped in `range` report its next write: dirty bits
@@ -25,12 +25,21 @@ impl<H: Hal> Mmu<H> {
     ) {
         let roots = self.roots(space);
         let span = Span {
-            range,
-            floor: Level::L1,
+            range: range.clone(),
+            floor: Level::L2,
             yielding: Yielding::Allowed,
         };
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| {
-            clean(op, entry);
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| match entry.child() {
+            Some(table) if table.level() == Level::L1 => {
+                let start = entry.gfn().max(range.start);
+                let end = entry.gfn().add(Level::L2.pages()).min(range.end);
+                let keep = clean_bits(self, Level::L1);
+                for frame in start.0..end.0 {
+                    clean(op, table.entry(Gfn(frame)), keep);
+                }
+            }
+            Some(_) => {}
+            None => clean(op, entry, clean_bits(self, entry.level())),
         });
     }
 
@@ -91,24 +100,28 @@ impl<H: Hal> Mmu<H> {
     /// fault under the lock gives it back. When this returns no vCPU writes to
     /// the page unseen (PT-2). Does not sleep.
     ///
+    /// `logs` are those of the address spaces, in order.
+    ///
     /// # Errors
     ///
     /// What `count` returned.
-    pub fn change_tracking(
+    pub fn change_tracking<D: DirtyLog>(
         &self,
         tlb: &impl Tlb,
-        log: &impl DirtyLog,
+        logs: [&D; ADDRESS_SPACES],
         gfn: Gfn,
         count: impl FnOnce() -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let state = MmuWrite::lock(&self.lock);
         if count()? {
             let rcu = RcuGuard::new(&self.space.hal);
-            let mut op = Op::new(self, tlb, log, &rcu, MmuWrite::SHARED);
-            for root in state.roots.iter() {
-                write_track(&mut op, self.leaf(root, &rcu, gfn));
+            for (space, log) in SpaceId::ALL.into_iter().zip(logs) {
+                let mut op = Op::new(self, tlb, log, &rcu, MmuWrite::SHARED);
+                for root in state.roots.iter().filter(|root| root.role().space == space) {
+                    write_track(&mut op, self.leaf(root, &rcu, gfn));
+                }
+                op.finish();
             }
-            op.finish();
         }
         Ok(())
     }
@@ -125,31 +138,33 @@ fn write_track<'r, H: Hal, T: Tlb, D: DirtyLog>(op: &mut Op<'r, H, T, D>, mut en
     }
 }
 
-/// The entry without what would let a write go unseen.
-#[inline(always)]
-fn cleaned(format: &EntryFormat, tracking: DirtyTracking, value: Spte, level: Level) -> Spte {
-    if tracking == DirtyTracking::DirtyBit && level == Level::L1 {
-        format.cleaned(value)
+/// What a leaf at `level` may keep: all but the bits that let a write go
+/// unseen. Cleaning a leaf only clears bits, so a value with all of them set
+/// shows which; once per table is enough.
+fn clean_bits<H: Hal>(mmu: &Mmu<H>, level: Level) -> Spte {
+    let format = &mmu.space.format;
+    let cleaned = format.cleaned(Spte::from_bits(u64::MAX));
+    if mmu.dirty == DirtyTracking::DirtyBit && level == Level::L1 {
+        cleaned
     } else {
-        format.cleaned(format.write_protected(value))
+        format.write_protected(cleaned)
     }
 }
 
-/// Makes one leaf report its next write. Anything else is left alone: an entry
-/// that is not present is never modified (TDP-13).
+/// Makes one leaf report its next write: it keeps no bits but `keep`. Anything
+/// else is left alone: an entry that is not present is never modified (TDP-13).
 #[inline(always)]
-fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(op: &mut Op<'r, H, T, D>, mut entry: Entry<'r, H>) {
+fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(
+    op: &mut Op<'r, H, T, D>,
+    mut entry: Entry<'r, H>,
+    keep: Spte,
+) {
     while entry.kind() == Kind::Leaf {
-        let new = cleaned(
-            &op.mmu.space.format,
-            op.mmu.dirty,
-            entry.value(),
-            entry.level(),
-        );
+        let new = entry.value().and(keep);
         if new == entry.value() {
             return;
         }
-        match op.exchange(entry, new) {
+        match op.exchange_inline(entry, new) {
             Ok(()) => return,
             Err(now) => entry = now,
         }
@@ -164,26 +179,28 @@ fn clean_word<'r, H: Hal, T: Tlb, D: DirtyLog>(
     mask: u64,
 ) {
     let mut left = mask;
-    // The lowest table that was met, and the first frame that it spans: a word
-    // may reach from one table into the next, since slots begin anywhere.
-    let mut last: Option<(Table<'r, H>, Gfn)> = None;
     while left != 0 {
-        let at = gfn.add(u64::from(left.trailing_zeros()));
-        left &= left - 1;
-        let spanned_from = at.align_down(Level::L2);
-        let entry = match last {
-            Some((table, first)) if first == spanned_from => table.entry(at),
-            _ => {
-                let mut entry = root.entry(at);
-                while let Some(child) = entry.child() {
-                    if child.level() == Level::L1 {
-                        last = Some((child, spanned_from));
-                    }
-                    entry = child.entry(at);
-                }
-                entry
-            }
-        };
-        clean(op, entry);
+        let first = gfn.add(u64::from(left.trailing_zeros()));
+        let mut entry = root.entry(first);
+        while let Some(child) = entry.child() {
+            entry = child.entry(first);
+        }
+        // One walk serves all frames of a lowest table, or of a larger entry.
+        let table = entry.level() == Level::L1;
+        let reach = if table { Level::L2 } else { entry.level() };
+        let beyond = first.align_down(reach).add(reach.pages()).0 - gfn.0;
+        let reached = u64::MAX >> 64u64.saturating_sub(beyond);
+        let mut here = left & reached;
+        left &= !reached;
+        let keep = clean_bits(op.mmu, entry.level());
+        if !table {
+            clean(op, entry, keep);
+            continue;
+        }
+        while here != 0 {
+            let frame = gfn.add(u64::from(here.trailing_zeros()));
+            clean(op, entry.table().entry(frame), keep);
+            here &= here - 1;
+        }
     }
 }

@@ -60,6 +60,11 @@ impl<H: Hal> Vcpus<H> {
         Ok(vcpu)
     }
 
+    /// Whether [`Request::VM_DEAD`] was made to all of them. A look.
+    pub fn are_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
     /// The vCPU `index`, if it is online. Any context.
     pub fn get(&self, index: u32) -> Option<&Vcpu<H>> {
         self.table.get(index as usize)

@@ -96,12 +96,14 @@ impl<H: Hal> Vm<H> {
         access: Access,
     ) -> Result<Outcome, Error> {
         let gfn = gpa.gfn();
-        let Some(root) = vcpu.root.clone() else {
+        // Borrowed: counting one more handle would move a cache line between
+        // the CPUs in every fault.
+        let (Some(root), cache) = (&vcpu.root, &mut vcpu.cache) else {
             return Ok(Outcome::Resume);
         };
         let slots = self.memslots.read();
         let Some(slot) = slots.set(vcpu.space).by_gfn(gfn) else {
-            self.cache_mmio(vcpu, &root, &slots, gfn)?;
+            self.cache_mmio(cache, root, &slots, vcpu.space, gfn)?;
             return Ok(Outcome::Mmio);
         };
         if slot.invalid {
@@ -125,12 +127,12 @@ impl<H: Hal> Vm<H> {
         }
         if self
             .mmu
-            .fast_fault(&root, gfn, access, &**slot, slot.logs_dirty())
+            .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
             == FastFault::Fixed
         {
             return Ok(Outcome::Resume);
         }
-        self.map(vcpu, &root, slot, gfn, access, tracked)?;
+        self.map(cache, root, slot, gfn, access, tracked)?;
         Ok(Outcome::Resume)
     }
 
@@ -164,9 +166,11 @@ impl<H: Hal> Vm<H> {
     /// (MS-7), and those of [`handle_fault`](Vm::handle_fault).
     pub fn prefault(&self, vcpu: &mut VcpuMmu<H>, gpa: Gpa) -> Result<Level, Error> {
         let gfn = gpa.gfn();
-        let root = match &vcpu.root {
-            Some(root) if !root.is_invalid() => root.clone(),
-            _ => self.load_root(vcpu)?,
+        if vcpu.root.as_ref().is_none_or(|root| root.is_invalid()) {
+            self.load_root(vcpu)?;
+        }
+        let (Some(root), cache) = (&vcpu.root, &mut vcpu.cache) else {
+            return Err(Error::Again);
         };
         let slots = self.memslots.read();
         let slot = slots.set(vcpu.space).by_gfn(gfn).ok_or(Error::NotFound)?;
@@ -175,7 +179,7 @@ impl<H: Hal> Vm<H> {
         }
         let tracked = is_tracked(slot, gfn);
         let access = Access::default();
-        match self.map(vcpu, &root, slot, gfn, access, tracked)? {
+        match self.map(cache, root, slot, gfn, access, tracked)? {
             (Mapped::Retry, _) => Err(Error::Again),
             (_, level) => Ok(level),
         }
@@ -184,14 +188,14 @@ impl<H: Hal> Vm<H> {
     /// Finds the page and installs it, or finds that it must be tried again.
     fn map(
         &self,
-        vcpu: &mut VcpuMmu<H>,
+        cache: &mut TableCache<H>,
         root: &RootRef<H>,
         slot: &Slot<H>,
         gfn: Gfn,
         access: Access,
         tracked: bool,
     ) -> Result<(Mapped, Level), Error> {
-        vcpu.cache.top_up(&self.hal)?;
+        cache.top_up(&self.hal)?;
         let snapshot = self.mmu.snapshot();
         let hva = slot.hva_of(gfn).ok_or(Error::Fault)?;
         let page = self.hal.resolve(&self.user, hva, access.write)?;
@@ -212,9 +216,7 @@ impl<H: Hal> Vm<H> {
             }
         };
         let sinks = (&self.vcpus, slot);
-        let (mapped, level) = self
-            .mmu
-            .install(sinks, root, &mut vcpu.cache, snapshot, gfn, decide);
+        let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, decide);
         // Without notifications the mapping owns the reference.
         if H::HAS_NOTIFIER || mapped != Mapped::Installed {
             // A mapping that is writable, or that the fast path may make so, is
@@ -228,11 +230,11 @@ impl<H: Hal> Vm<H> {
     /// The largest level at which the page may be mapped (TDP-12). Under the
     /// lock: the reasons against it change under the write lock only.
     fn level(&self, slot: &Slot<H>, gfn: Gfn, page: &HostPage) -> Level {
+        let largest = page.level.min(self.mmu.max_leaf());
         // The log is kept per 4 KiB.
-        if slot.logs_dirty() {
+        if largest == Level::L1 || slot.logs_dirty() {
             return Level::L1;
         }
-        let largest = page.level.min(self.mmu.max_leaf());
         Level::LEAVES
             .into_iter()
             .rev()
@@ -260,21 +262,21 @@ impl<H: Hal> Vm<H> {
     /// slots in `slots`. Not while the slots change (MS-9).
     fn cache_mmio(
         &self,
-        vcpu: &mut VcpuMmu<H>,
+        cache: &mut TableCache<H>,
         root: &RootRef<H>,
         slots: &SlotsRead<'_, H>,
+        space: SpaceId,
         gfn: Gfn,
     ) -> Result<(), Error> {
-        let generation = slots.set(vcpu.space).mmio_generation();
+        let generation = slots.set(space).mmio_generation();
         let Some(new) = generation.and_then(|g| self.mmu.format().mmio(g)) else {
             return Ok(());
         };
         if gfn >= self.mmu.format().end() {
             return Ok(());
         }
-        vcpu.cache.top_up(&self.hal)?;
-        self.mmu
-            .install_mmio(&self.vcpus, root, &mut vcpu.cache, gfn, new);
+        cache.top_up(&self.hal)?;
+        self.mmu.install_mmio(&self.vcpus, root, cache, gfn, new);
         Ok(())
     }
 }

@@ -6,21 +6,25 @@
 //! | [`slots`] | slots come and go: what the page tables do about it |
 //! | [`host`] | the host changes or asks about the owner's memory |
 //! | [`dirty`] | the dirty log, as user space reads it |
+//! | [`track`] | which pages' writes are seen, and by whom |
 pub mod dirty;
 pub mod fault;
 pub mod host;
 pub mod slots;
+pub mod track;
 
 use waterbear_hal::{Gfn, Hal, Level};
 
 use crate::Error;
 use crate::memslot::{Memslots, Slot, SlotSet};
+use crate::page_track::Trackers;
 use crate::request::Request;
 use crate::spte::EntryFormat;
 use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
 use crate::vcpu::Vcpus;
 
 pub use fault::{Outcome, VcpuMmu};
+pub use track::Registration;
 
 /// A virtual machine.
 pub struct Vm<H: Hal> {
@@ -34,6 +38,8 @@ pub struct Vm<H: Hal> {
     pub(crate) mmu: Mmu<H>,
     /// Who uses the mappings.
     pub(crate) vcpus: Vcpus<H>,
+    /// Who is told what the guest writes.
+    pub(crate) trackers: Trackers<H>,
 }
 
 impl<H: Hal> Vm<H> {
@@ -55,6 +61,7 @@ impl<H: Hal> Vm<H> {
             memslots: Memslots::new(hal, format.end())?,
             mmu: Mmu::new(hal, format, dirty)?,
             vcpus: Vcpus::new(hal),
+            trackers: Trackers::new(hal)?,
         })
     }
 

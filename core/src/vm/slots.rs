@@ -22,6 +22,7 @@ impl<H: Hal> Vm<H> {
     /// it is. May sleep.
     fn collapse(&self, slot: &Slot<H>) {
         if self.mmu.max_leaf() == Level::L1 {
+            // Looking would only pin pages that the guest has not asked for.
             return;
         }
         let mut vcpu = VcpuMmu::new();
@@ -44,18 +45,28 @@ impl<H: Hal> SlotHooks<H> for Vm<H> {
     }
 
     fn committed(&self, change: &Change<'_, H>) {
-        let Change::Flags { old, new } = change else {
-            return;
-        };
-        match (old.logs_dirty(), new.logs_dirty()) {
-            (false, true) => {
-                // What was written before is not in the log: `()`.
-                let frames = new.base..new.end();
-                self.mmu.start_logging(&self.vcpus, &(), new.space, frames);
+        match change {
+            Change::Flags { old, new } => match (old.logs_dirty(), new.logs_dirty()) {
+                (false, true) => {
+                    // What was written before is not in the log: `()`.
+                    let frames = new.base..new.end();
+                    self.mmu.start_logging(&self.vcpus, &(), new.space, frames);
+                }
+                (true, false) => self.collapse(new),
+                _ => {}
+            },
+            // PT-6: now that it can no longer fail. Nobody is registered before
+            // the counts are there.
+            Change::Delete { old } if self.memslots.track_active() => {
+                self.trackers
+                    .each(|tracker| tracker.track_remove_region(old.space, old.base, old.npages));
             }
-            (true, false) => self.collapse(new),
             _ => {}
         }
+    }
+
+    fn move_allowed(&self) -> bool {
+        self.trackers.is_empty()
     }
 
     fn mmio_generation_wrapped(&self, _space: SpaceId) {

@@ -11,7 +11,7 @@ use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_core::vm::{Outcome, VcpuMmu};
 use waterbear_hal::{CpuId, Gfn, Pfn};
 use waterbear_mock::Mock;
-use waterbear_mock::hw::{Access, FaultKind, Tlb, Walker};
+use waterbear_mock::hw::{Access, FaultKind, Format, Tlb, Walker};
 
 use crate::Rig;
 
@@ -27,6 +27,8 @@ struct State {
     tlb: Tlb,
     gfn: Gfn,
     wanted: Access,
+    /// The access is the CPU's own, on its way through the guest's page tables.
+    guest_walk: bool,
     page: Option<Pfn>,
     regs: Regs,
 }
@@ -58,6 +60,7 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
             tlb: Tlb::new(self.walker),
             gfn: Gfn(0),
             wanted: Access::NONE,
+            guest_walk: false,
             page: None,
             regs: Regs::default(),
         })
@@ -68,12 +71,15 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         let access = Wanted {
             write: vcpu.wanted.write,
             exec: vcpu.wanted.exec,
-            guest_walk: false,
+            guest_walk: vcpu.guest_walk,
         };
         match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
             Ok(pfn) => {
+                // Panics if the host has the page back.
                 if vcpu.wanted.write {
                     self.host.data_write(pfn);
+                } else {
+                    self.host.data_read(pfn);
                 }
                 vcpu.page = Some(pfn);
                 Exit::Halt
@@ -197,6 +203,27 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             Outcome::Mmio => Some(Reached::Device),
             Outcome::Emulate => Some(Reached::Emulated),
         })
+    }
+
+    /// Lets the CPU walk through an entry of the guest's own page tables and
+    /// set the accessed bit in it. Where hardware keeps dirty bits of ours, and
+    /// with nested paging, the walk counts as a write from the start.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM would be told.
+    pub fn walk_through(&mut self, gfn: u64) -> Result<Reached, Error> {
+        let plain = matches!(self.rig.walker.format, Format::Ept { ad: false, .. });
+        self.runner.state().guest_walk = true;
+        let mut reached = Ok(Reached::Emulated);
+        if plain {
+            reached = self.access(gfn, Access::READ);
+        }
+        if !plain || matches!(reached, Ok(Reached::Page(_))) {
+            reached = self.access(gfn, Access::new(true, true, false));
+        }
+        self.runner.state().guest_walk = false;
+        reached
     }
 
     /// Reads; panics unless memory is reached.

@@ -1,5 +1,6 @@
 //! A VM on a simulated machine.
 use waterbear_core::Error;
+use waterbear_core::mem::Shared;
 use waterbear_core::memslot::{Region, SlotFlags, SpaceId};
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_core::vm::Vm;
@@ -18,7 +19,7 @@ pub const HVA: Hva = Hva(0x7000_0000_0000);
 /// The process has the memory of frame `g`, if any, at [`Rig::hva`]`(g)`.
 pub struct Rig<const NOTIFIER: bool = true> {
     /// The VM; first, so that it goes before the machine.
-    pub vm: Vm<Mock<NOTIFIER>>,
+    pub vm: Shared<Vm<Mock<NOTIFIER>>, Mock<NOTIFIER>>,
     /// The memory of the process that owns the VM.
     pub user: Space,
     /// The simulated page walker.
@@ -43,6 +44,7 @@ impl<const NOTIFIER: bool> Rig<NOTIFIER> {
         let host = Mock::<NOTIFIER>::with(config);
         let user = host.new_space();
         let vm = Vm::new(&host, user.clone(), paging.format(root_level), dirty)
+            .and_then(|vm| Shared::new(&host, vm))
             .expect("memory does not run out");
         Self {
             vm,

@@ -4,6 +4,7 @@
 //! function. Errors are sentences that say what happened and what to do.
 
 mod artifacts;
+mod bench;
 mod libtest;
 mod machine;
 mod need;
@@ -38,7 +39,7 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND];
+const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND, bench::COMMAND];
 
 fn main() -> ExitCode {
     match dispatch() {

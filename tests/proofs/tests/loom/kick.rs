@@ -99,7 +99,7 @@ impl Page {
 
 /// A guest that uses a page, and somebody who unmaps it, flushes and frees it.
 fn flush_against_entry() {
-    explore(|| {
+    explore_bounded(5, || {
         let host = machine();
         let vcpu = vcpu(&host);
         let page = Arc::new(Page::default());
@@ -168,7 +168,7 @@ fn a_flush_waits_although_another_interrupt_is_on_its_way() {
 
 /// As [`flush_against_entry`], for all vCPUs, while the only one comes online.
 fn broadcast_against_a_new_vcpu() {
-    explore_bounded(5, || {
+    explore_bounded(4, || {
         let host = machine();
         let vcpus = Arc::new(Vcpus::new(&host));
         let page = Arc::new(Page::default());

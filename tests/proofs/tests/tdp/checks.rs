@@ -78,14 +78,14 @@ fn a_fault_takes_tables_from_its_cache_and_nowhere_else() {
         let (vm, mmu) = (&rig.vm, rig.vm.mmu());
         let now = mmu.snapshot();
         let sinks = (vm.vcpus(), &());
-        let (mapped, _) = mmu.install(sinks, top, &mut cache, now, Gfn(3), goal);
+        let (mapped, _) = mmu.install(sinks, top, &mut cache, now, goal);
         assert_eq!(mapped, Mapped::Retry);
         assert_eq!(rig.host.allocations(), allocations);
         assert_eq!(mmu.mapped(Level::L1), 0);
         // With as many tables as there are levels below the root it succeeds.
         cache.top_up(&rig.host).unwrap();
         let allocations = rig.host.allocations();
-        let (mapped, level) = mmu.install(sinks, top, &mut cache, now, Gfn(3), goal);
+        let (mapped, level) = mmu.install(sinks, top, &mut cache, now, goal);
         assert_eq!((mapped, level), (Mapped::Installed, Level::L1));
         assert_eq!(rig.host.allocations(), allocations);
         if !N {

@@ -65,7 +65,7 @@ fn the_fast_path_never_gives_w_that_host_or_tracking_forbid() {
         guest.write(9);
         let vm = &rig.vm;
         vm.mmu()
-            .change_tracking(vm.vcpus(), &(), Gfn(9), || Ok(true))
+            .change_tracking(vm.vcpus(), [&(), &()], Gfn(9), || Ok(true))
             .unwrap();
         for gfn in [3, 9] {
             assert_eq!(fast(rig, &guest, gfn, WRITE), Slow);

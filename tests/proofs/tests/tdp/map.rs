@@ -105,7 +105,7 @@ fn a_walk_of_the_guest_that_writes_to_a_tracked_page_is_emulated() {
                 Ok(true)
             };
             vm.mmu()
-                .change_tracking(vm.vcpus(), &(), Gfn(3), count)
+                .change_tracking(vm.vcpus(), [&(), &()], Gfn(3), count)
                 .unwrap();
         }
         assert!(!mapping(rig, root(&guest), 3).unwrap().allows.write);

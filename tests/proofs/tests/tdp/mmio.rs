@@ -1,5 +1,6 @@
 //! Entries that say "no memory here".
 use waterbear_core::Error;
+use waterbear_core::mem::Shared;
 use waterbear_core::memslot::{Change, Region, Slot, SlotFlags, SlotHooks, SpaceId};
 use waterbear_core::tdp::TableCache;
 use waterbear_core::tdp::mmio::MmioHit;
@@ -271,6 +272,7 @@ fn a_cpu_without_reserved_bits_asks_about_every_device_access() {
         let host = Mock::<true>::with(MockConfig::default());
         let user = host.new_space();
         let vm = Vm::new(&host, user.clone(), format.unwrap(), WriteProtect).unwrap();
+        let vm = Shared::new(&host, vm).unwrap();
         let mut walker = paging.walker(Level::L4);
         walker.maxphyaddr = 52;
         let rig = Rig {

@@ -224,7 +224,7 @@ fn a_table_is_not_taken_apart_while_somebody_holds_one_of_its_entries_frozen() {
         let plain = |cache: &mut TableCache<_>, goal: Goal| {
             let sinks = (rig.vm.vcpus(), &());
             let now = mmu.snapshot();
-            mmu.install(sinks, top, cache, now, Gfn(3), || goal).0
+            mmu.install(sinks, top, cache, now, || goal).0
         };
         std::thread::scope(|scope| {
             // The entry is frozen and its flush under way: somebody else puts
@@ -243,7 +243,7 @@ fn a_table_is_not_taken_apart_while_somebody_holds_one_of_its_entries_frozen() {
             let watched = |cache: &mut TableCache<_>, goal: Goal| {
                 let now = mmu.snapshot();
                 let sinks = (&watch, &());
-                mmu.install(sinks, top, cache, now, Gfn(3), || goal).0
+                mmu.install(sinks, top, cache, now, || goal).0
             };
             install(&watched, other, Level::L1);
         });
