@@ -21,30 +21,38 @@ use waterbear_mock::hw::Access;
 use waterbear_proofs::random::Random;
 use waterbear_proofs::{Paging, Reached, Rig};
 
-/// How many vCPUs there are, and how often each touches memory.
-const VCPUS: u32 = if cfg!(miri) { 2 } else { 3 };
-const TOUCHES: usize = if cfg!(miri) { 25 } else { 4_000 };
-
 /// What an access comes to.
 pub type Outcome = Result<Reached, Error>;
 
-/// The machine and how many vCPUs still run.
+/// How many vCPUs there are.
+const VCPUS: u32 = if cfg!(miri) { 2 } else { 3 };
+/// How often each touches memory at least, and between two looks at whether
+/// the services are done.
+const TOUCHES: usize = if cfg!(miri) { 10 } else { 20 };
+
+/// The machine, and who is not done yet.
 pub struct Stress<const N: bool> {
     rig: Rig<N>,
-    running: AtomicUsize,
+    vcpus: AtomicUsize,
+    services: AtomicUsize,
 }
 
 impl<const N: bool> Stress<N> {
-    /// Whether a vCPU still runs. What those that do not have done is visible.
+    /// Whether a vCPU still runs. What the others have done is visible.
     pub fn runs(&self) -> bool {
-        self.running.load(Ordering::Acquire) != 0
+        self.vcpus.load(Ordering::Acquire) != 0
+    }
+
+    /// Until this is dropped the vCPUs go on.
+    pub fn working(&self) -> Turn<'_> {
+        Turn(&self.services)
     }
 }
 
-/// One vCPU that runs, also if its thread panics.
-struct Running<'a>(&'a AtomicUsize);
+/// One of those who are not done; also if its thread panics.
+pub struct Turn<'a>(&'a AtomicUsize);
 
-impl Drop for Running<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Release);
     }
@@ -52,23 +60,31 @@ impl Drop for Running<'_> {
 
 /// A vCPU's thread.
 fn vcpu<const N: bool>(stress: &Stress<N>, index: u32) {
-    let _running = Running(&stress.running);
+    let _running = Turn(&stress.vcpus);
     let mut random = Random::new(u64::from(index) + 1);
     let mut guest = stress.rig.guest(index);
     let mut space = SpaceId::NORMAL;
-    for _ in 0..TOUCHES {
-        if random.percent(2) {
-            space = random.pick(&SpaceId::ALL);
-            guest.switch_space(space);
+    loop {
+        for _ in 0..TOUCHES {
+            if random.percent(2) {
+                space = random.pick(&SpaceId::ALL);
+                guest.switch_space(space);
+            }
+            let gfn = memory::any_frame(&mut random);
+            if random.percent(5) {
+                let gpa = Gfn(gfn).gpa();
+                let _ = stress.rig.vm.prefault(&mut guest.mmu, gpa);
+                continue;
+            }
+            let access = random.pick(&[Access::READ, Access::WRITE, Access::WRITE, Access::EXEC]);
+            let reached = guest.access(gfn, access);
+            memory::judge(space, gfn, access, reached);
         }
-        let gfn = memory::any_frame(&mut random);
-        let access = random.pick(&[Access::READ, Access::WRITE, Access::WRITE, Access::EXEC]);
-        if random.percent(5) {
-            let _ = stress.rig.vm.prefault(&mut guest.mmu, Gfn(gfn).gpa());
-            continue;
+        if stress.services.load(Ordering::Relaxed) == 0 {
+            return;
         }
-        let reached = guest.access(gfn, access);
-        memory::judge(space, gfn, access, reached);
+        // The services wait for CPUs all the time; let them have some.
+        std::thread::yield_now();
     }
 }
 
@@ -77,10 +93,16 @@ fn stress<const N: bool>(paging: Paging, dirty: DirtyTracking) {
     let config = MockConfig::new().cpus(16);
     let stress = Stress {
         rig: Rig::<N>::with(config, paging, Paging::ROOT, dirty),
-        running: AtomicUsize::new(VCPUS as usize),
+        vcpus: AtomicUsize::new(VCPUS as usize),
+        services: AtomicUsize::new(0),
     };
     memory::prepare(&stress.rig);
-    stress.rig.host.contend_every(3);
+    stress
+        .rig
+        .host
+        .contend_every(if cfg!(miri) { 3 } else { 100 });
+    // A page is old by the time that a fault has it.
+    stress.rig.user.on_resolve(|_| std::thread::yield_now());
     let services: [fn(&Stress<N>); 5] = [
         services::copy_by_the_log,
         services::change_pages,
@@ -91,6 +113,8 @@ fn stress<const N: bool>(paging: Paging, dirty: DirtyTracking) {
     let chosen = |number: usize| {
         !cfg!(miri) || number == 0 || number == 1 + (paging as usize + usize::from(N)) % 4
     };
+    let count = (0..services.len()).filter(|&number| chosen(number)).count();
+    stress.services.store(count, Ordering::Relaxed);
     let on = |cpu, work: &dyn Fn()| stress.rig.host.run_on(cpu, work);
     scope(|scope| {
         for index in 0..VCPUS {

@@ -12,13 +12,8 @@ use waterbear_proofs::random::Random;
 use crate::Stress;
 use crate::memory::{CHANGING, CHANGING_PAGES, HOT, LOGGED, LOGGED_PAGES, MOVED, PASSING};
 
-/// How often a service does its work at most.
-const ROUNDS: usize = if cfg!(miri) { 3 } else { 150 };
-
-/// As long as vCPUs run, and not for ever.
-fn rounds<const N: bool>(stress: &Stress<N>) -> impl Iterator<Item = usize> {
-    (0..ROUNDS).take_while(|_| stress.runs())
-}
+/// How often a service does its work.
+const ROUNDS: usize = if cfg!(miri) { 2 } else { 25 };
 
 /// The content of a frame of the logged slot: how often it was written.
 fn content<const N: bool>(rig: &Rig<N>, gfn: u64) -> u64 {
@@ -55,10 +50,11 @@ fn collect<const N: bool>(rig: &Rig<N>, to: &mut HashMap<u64, u64>, manual: bool
 /// lost.
 pub fn copy_by_the_log<const N: bool>(stress: &Stress<N>) {
     let rig = &stress.rig;
+    let working = stress.working();
     let mut random = Random::new(100);
     let mut memory = HashMap::new();
     let set = |flags| rig.slot(0, LOGGED, LOGGED_PAGES, flags).unwrap();
-    for _ in rounds(stress) {
+    for _ in 0..ROUNDS {
         set(SlotFlags::LOG_DIRTY);
         if random.percent(50) {
             let frames = Gfn(LOGGED)..Gfn(LOGGED + LOGGED_PAGES);
@@ -76,6 +72,7 @@ pub fn copy_by_the_log<const N: bool>(stress: &Stress<N>) {
     }
     set(SlotFlags::LOG_DIRTY);
     copy(rig, &mut memory, None);
+    drop(working);
     while stress.runs() {
         collect(rig, &mut memory, random.percent(50));
         std::thread::yield_now();
@@ -100,8 +97,9 @@ fn change<const N: bool>(rig: &Rig<N>, gfn: u64, pages: u64, change: impl FnOnce
 /// afterwards nobody may reach: the mock watches.
 pub fn change_pages<const N: bool>(stress: &Stress<N>) {
     let rig = &stress.rig;
+    let _working = stress.working();
     let mut random = Random::new(101);
-    for _ in rounds(stress) {
+    for _ in 0..ROUNDS {
         let first = random.pick(&[0, 1, 63, 500, 512]);
         let pages = random.pick(&[1, 2, 64, 512]);
         let (gfn, hva) = (CHANGING + first, Rig::<N>::hva(CHANGING + first));
@@ -124,8 +122,9 @@ pub fn change_pages<const N: bool>(stress: &Stress<N>) {
 /// Slots come, change, move and go. When one is gone so are its pages.
 pub fn replace_slots<const N: bool>(stress: &Stress<N>) {
     let rig = &stress.rig;
+    let _working = stress.working();
     let mut random = Random::new(102);
-    for _ in rounds(stress) {
+    for _ in 0..ROUNDS {
         let (id, gfn, pages) = random.pick(&PASSING);
         let space = random.pick(&SpaceId::ALL);
         let slot = |pages, flags| rig.slot_in(space, id, gfn, pages, flags).unwrap();
@@ -157,8 +156,9 @@ pub fn replace_slots<const N: bool>(stress: &Stress<N>) {
 /// Tracks pages, whose writes are then all seen; asks for the age of pages.
 pub fn track_and_age<const N: bool>(stress: &Stress<N>) {
     let (rig, vm) = (&stress.rig, &stress.rig.vm);
+    let _working = stress.working();
     let mut random = Random::new(103);
-    for _ in rounds(stress) {
+    for _ in 0..ROUNDS {
         let gfn = random.pick(&HOT);
         vm.track_page(SpaceId::NORMAL, Gfn(gfn)).unwrap();
         let before = content(rig, gfn);
@@ -176,8 +176,9 @@ pub fn track_and_age<const N: bool>(stress: &Stress<N>) {
 /// Every vCPU gets a new root, and some mappings go for no reason.
 pub fn replace_roots<const N: bool>(stress: &Stress<N>) {
     let vm = &stress.rig.vm;
+    let _working = stress.working();
     let mut random = Random::new(104);
-    for _ in rounds(stress) {
+    for _ in 0..ROUNDS {
         {
             let _turn = vm.memslots().lock();
             let slots = vm.memslots().read();
