@@ -91,6 +91,11 @@ impl Spte {
         Spte(bits)
     }
 
+    /// What both values have.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Spte(self.0 & other.0)
+    }
+
     /// Whether it is a leaf or a link.
     pub const fn is_present(self) -> bool {
         self.0 & PRESENT != 0
@@ -148,6 +153,8 @@ pub struct FormatBits {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryFormat {
     bits: FormatBits,
+    /// Clearing one of these calls for a flush.
+    revocable: u64,
 }
 
 /// What a leaf is to allow. See [`EntryFormat::leaf`].
@@ -172,9 +179,11 @@ impl EntryFormat {
     /// Says which masks contradict each other.
     pub const fn new(bits: FormatBits) -> Result<Self, &'static str> {
         let b = &bits;
-        let permissions = b.read | b.write | b.exec | b.no_exec;
         let masks = [
-            permissions,
+            b.read,
+            b.write,
+            b.exec,
+            b.no_exec,
             b.always,
             b.large,
             b.memory_type,
@@ -203,7 +212,10 @@ impl EntryFormat {
         {
             return Err("an MMIO entry cannot be told from other entries");
         }
-        Ok(Self { bits })
+        Ok(Self {
+            revocable: b.read | b.write | b.exec | b.dirty,
+            bits,
+        })
     }
 
     /// The level of root tables.
@@ -408,9 +420,7 @@ impl EntryFormat {
     /// or a dirty bit that hardware would not set again (TDP-10).
     #[inline]
     pub const fn needs_flush(&self, old: Spte, new: Spte) -> bool {
-        let b = &self.bits;
-        let taken = old.0 & !new.0;
-        taken & (b.read | b.write | b.exec | b.dirty) != 0 || new.0 & !old.0 & b.no_exec != 0
+        old.0 & !new.0 & self.revocable != 0 || new.0 & !old.0 & self.bits.no_exec != 0
     }
 
     /// Whether `spte` allows an access.

@@ -156,7 +156,10 @@ pub unsafe trait Memory {
     /// [`AllocError`] when there is no memory.
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError>;
 
-    /// Frees heap memory. May sleep (a large area is unmapped); interrupts on.
+    /// Frees heap memory. Of more than a page may sleep, because a large area
+    /// is unmapped; of less does not, and is right in every context with
+    /// interrupts on: the last handle to a root may go in a notification that
+    /// must not sleep.
     ///
     /// Linux: `kvfree`. FreeBSD: `free(9)`.
     ///

@@ -7,9 +7,9 @@
 /// Atomic types and fences.
 #[cfg(not(loom))]
 pub use core::sync::atomic;
-/// Atomic types and fences, as the model checker sees them.
 #[cfg(loom)]
-pub use loom::sync::atomic;
+#[path = "sync_loom.rs"]
+pub mod atomic;
 
 /// Says that this thread spins: a pause for the CPU, a reschedule for the
 /// model checker.
@@ -49,16 +49,31 @@ pub mod twin {
         NotificationWake,
         /// The check of the invalidation sequence under `mmu_lock`.
         InvalidationCheck,
-        /// Compare-exchange when a fault installs an entry.
+        /// The read barrier between the invalidation sequence and the search
+        /// for a page.
+        SnapshotBarrier,
+        /// The check under `mmu_lock` that the root is not invalid.
+        RootCheck,
+        /// Compare-exchange when a fault installs an entry where none was.
         InstallCas,
+        /// Compare-exchange when a leaf or a link is changed.
+        ChangeCas,
+        /// Freezing the entries of a table that is removed while faults run.
+        FreezeRemoved,
+        /// Waiting for an entry that somebody else has frozen, when its table
+        /// is removed.
+        FrozenWait,
         /// The grace period before a page table is freed.
         TableGracePeriod,
         /// Compare-exchange in the lockless fast path.
         FastPathCas,
         /// Deciding about page tracking again under the lock.
         TrackRecheck,
-        /// The TLB flush after write protection.
+        /// The TLB flush after write protection, or after a dirty bit was
+        /// cleared.
         WriteProtectFlush,
+        /// Marking a page dirty only after it has become writable.
+        MarkAfterWrite,
         /// The lock around a vendor's registration.
         VendorLock,
         /// Taking the usage lock around counting users and switching.

@@ -9,7 +9,7 @@ use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
 use crate::memslot::{ADDRESS_SPACES, SpaceId};
-use crate::spte::{EntryFormat, Kind, Spte};
+use crate::spte::{Kind, Spte};
 
 impl<H: Hal> Mmu<H> {
     /// Makes every page mapped in `range` report its next write: dirty bits
@@ -25,12 +25,21 @@ impl<H: Hal> Mmu<H> {
     ) {
         let roots = self.roots(space);
         let span = Span {
-            range,
-            floor: Level::L1,
+            range: range.clone(),
+            floor: Level::L2,
             yielding: Yielding::Allowed,
         };
-        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| {
-            clean(op, entry);
+        self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| match entry.child() {
+            Some(table) if table.level() == Level::L1 => {
+                let start = entry.gfn().max(range.start);
+                let end = entry.gfn().add(Level::L2.pages()).min(range.end);
+                let keep = clean_bits(self, Level::L1);
+                for frame in start.0..end.0 {
+                    clean(op, table.entry(Gfn(frame)), keep);
+                }
+            }
+            Some(_) => {}
+            None => clean(op, entry, clean_bits(self, entry.level())),
         });
     }
 
@@ -56,7 +65,6 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let roots = self.roots(space);
         let mut more = true;
         while more {
             let guard = MmuRead::lock(&self.lock);
@@ -67,7 +75,10 @@ impl<H: Hal> Mmu<H> {
                     more = false;
                     break;
                 };
-                for root in roots.iter().flatten() {
+                // All there are now: a bit may have come from a root that was
+                // made after the call began. None is made in this section.
+                let roots = guard.roots.iter();
+                for root in roots.filter(|root| root.role().space == space) {
                     clean_word(&mut op, root.walk(&self.space, &rcu), gfn, mask);
                 }
                 if self.lock.is_contended() || self.space.hal.should_yield() {
@@ -127,31 +138,33 @@ fn write_track<'r, H: Hal, T: Tlb, D: DirtyLog>(op: &mut Op<'r, H, T, D>, mut en
     }
 }
 
-/// The entry without what would let a write go unseen.
-#[inline(always)]
-fn cleaned(format: &EntryFormat, tracking: DirtyTracking, value: Spte, level: Level) -> Spte {
-    if tracking == DirtyTracking::DirtyBit && level == Level::L1 {
-        format.cleaned(value)
+/// What a leaf at `level` may keep: all but the bits that let a write go
+/// unseen. Cleaning a leaf only clears bits, so a value with all of them set
+/// shows which; once per table is enough.
+fn clean_bits<H: Hal>(mmu: &Mmu<H>, level: Level) -> Spte {
+    let format = &mmu.space.format;
+    let cleaned = format.cleaned(Spte::from_bits(u64::MAX));
+    if mmu.dirty == DirtyTracking::DirtyBit && level == Level::L1 {
+        cleaned
     } else {
-        format.cleaned(format.write_protected(value))
+        format.write_protected(cleaned)
     }
 }
 
-/// Makes one leaf report its next write. Anything else is left alone: an entry
-/// that is not present is never modified (TDP-13).
+/// Makes one leaf report its next write: it keeps no bits but `keep`. Anything
+/// else is left alone: an entry that is not present is never modified (TDP-13).
 #[inline(always)]
-fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(op: &mut Op<'r, H, T, D>, mut entry: Entry<'r, H>) {
+fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(
+    op: &mut Op<'r, H, T, D>,
+    mut entry: Entry<'r, H>,
+    keep: Spte,
+) {
     while entry.kind() == Kind::Leaf {
-        let new = cleaned(
-            &op.mmu.space.format,
-            op.mmu.dirty,
-            entry.value(),
-            entry.level(),
-        );
+        let new = entry.value().and(keep);
         if new == entry.value() {
             return;
         }
-        match op.exchange(entry, new) {
+        match op.exchange_inline(entry, new) {
             Ok(()) => return,
             Err(now) => entry = now,
         }
@@ -166,24 +179,28 @@ fn clean_word<'r, H: Hal, T: Tlb, D: DirtyLog>(
     mask: u64,
 ) {
     let mut left = mask;
-    let mut table: Option<Table<'r, H>> = None;
     while left != 0 {
-        let at = gfn.add(u64::from(left.trailing_zeros()));
-        left &= left - 1;
-        if table.is_none() || at.index(Level::L1) == 0 {
-            table = None;
+        let first = gfn.add(u64::from(left.trailing_zeros()));
+        let mut entry = root.entry(first);
+        while let Some(child) = entry.child() {
+            entry = child.entry(first);
         }
-        let entry = match table {
-            Some(table) => table.entry(at),
-            None => {
-                let mut entry = root.entry(at);
-                while let Some(child) = entry.child() {
-                    table = (child.level() == Level::L1).then_some(child);
-                    entry = child.entry(at);
-                }
-                entry
-            }
-        };
-        clean(op, entry);
+        // One walk serves all frames of a lowest table, or of a larger entry.
+        let table = entry.level() == Level::L1;
+        let reach = if table { Level::L2 } else { entry.level() };
+        let beyond = first.align_down(reach).add(reach.pages()).0 - gfn.0;
+        let reached = u64::MAX >> 64u64.saturating_sub(beyond);
+        let mut here = left & reached;
+        left &= !reached;
+        let keep = clean_bits(op.mmu, entry.level());
+        if !table {
+            clean(op, entry, keep);
+            continue;
+        }
+        while here != 0 {
+            let frame = gfn.add(u64::from(here.trailing_zeros()));
+            clean(op, entry.table().entry(frame), keep);
+            here &= here - 1;
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! It decides what a change calls for ([`effect`]), keeps the statistics,
 //! moves dirty bits to the log, removes what was below, and notes the flush.
 use waterbear_hal::memory::ENTRIES;
+use waterbear_hal::sync::spin_hint;
+use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::DirtyTracking;
@@ -17,9 +19,20 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// # Errors
     ///
     /// The entry as it is now; nothing was done.
-    #[inline]
+    #[inline(never)]
     pub(super) fn exchange(&mut self, entry: Entry<'r, H>, new: Spte) -> Result<(), Entry<'r, H>> {
-        if self.check(&entry, new) == Effect::Illegal {
+        self.exchange_inline(entry, new)
+    }
+
+    /// As [`exchange`](Op::exchange), compiled into its caller: for loops that
+    /// do the same to page after page, where much of it is decided beforehand.
+    #[inline(always)]
+    pub(super) fn exchange_inline(
+        &mut self,
+        entry: Entry<'r, H>,
+        new: Spte,
+    ) -> Result<(), Entry<'r, H>> {
+        if !self.is_legal(&entry, new) {
             return Err(entry);
         }
         let taken = entry.exchange(new)?;
@@ -58,22 +71,25 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         self.exchange(entry.reload(), new)
     }
 
-    fn check(&self, entry: &Entry<'r, H>, new: Spte) -> Effect {
+    #[inline(always)]
+    fn is_legal(&self, entry: &Entry<'r, H>, new: Spte) -> bool {
         let format = &self.mmu.space.format;
-        let change = effect(entry.kind(), format.kind(new, entry.level()));
-        let same_page = format.pfn(entry.value()) == format.pfn(new);
-        if change == Effect::Illegal || (change == Effect::Compare && !same_page) {
+        let legal = match effect(entry.kind(), format.kind(new, entry.level())) {
+            Effect::Illegal => false,
+            Effect::Compare => format.pfn(entry.value()) == format.pfn(new),
+            Effect::Quiet | Effect::Flush | Effect::Unlink => true,
+        };
+        if !legal {
             self.mmu
                 .space
                 .hal
                 .bug("an illegal change of a page-table entry");
-            return Effect::Illegal;
         }
-        change
+        legal
     }
 
     /// The bookkeeping for an entry that held `taken` and now holds `new`.
-    #[inline]
+    #[inline(always)]
     fn account(&mut self, entry: &Entry<'r, H>, taken: Taken<'r, H>, new: Spte) {
         let format = &self.mmu.space.format;
         let (gfn, level) = (entry.gfn(), entry.level());
@@ -98,23 +114,35 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// A leaf became `new`: a leaf of the same page, or nothing.
     #[inline(always)]
     fn leaf_changed(&mut self, gfn: Gfn, level: Level, old: Spte, new: Spte) {
-        let format = &self.mmu.space.format;
-        // TDP-10: the bit was taken out by the same atomic operation that
-        // showed it to us, so it is reported here or nowhere.
-        if self.mmu.dirty == DirtyTracking::DirtyBit
-            && format.is_dirty(old)
-            && !format.is_dirty(new)
-        {
-            self.log.mark(gfn, level);
-        }
-        if new.is_present() {
-            if format.needs_flush(old, new) {
-                self.flush_later(gfn, level);
-            }
-        } else {
-            self.count(level, -1);
+        if !new.is_present() {
             self.flush_later(gfn, level);
-            self.release_later(format.pfn(old));
+            self.leaf_gone(gfn, level, old);
+            return;
+        }
+        let format = &self.mmu.space.format;
+        if !format.is_dirty(new) {
+            self.report(gfn, level, old);
+        }
+        if format.needs_flush(old, new) && !removed(Part::WriteProtectFlush) {
+            self.flush_later(gfn, level);
+        }
+    }
+
+    /// A leaf is gone, and the flush that this calls for is noted.
+    #[inline(always)]
+    fn leaf_gone(&mut self, gfn: Gfn, level: Level, old: Spte) {
+        self.report(gfn, level, old);
+        self.count(level, -1);
+        self.release_later(self.mmu.space.format.pfn(old));
+    }
+
+    /// A leaf lost its dirty bit, if it had one. The bit was taken out by the
+    /// same atomic operation that showed it to us, so it is reported here or
+    /// nowhere (TDP-10).
+    #[inline(always)]
+    fn report(&self, gfn: Gfn, level: Level, old: Spte) {
+        if self.mmu.dirty == DirtyTracking::DirtyBit && self.mmu.space.format.is_dirty(old) {
+            self.log.mark(gfn, level);
         }
     }
 
@@ -123,13 +151,16 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     ///
     /// With the lock held for reading a fault on another CPU may have reached
     /// the table before it was unlinked, so each entry is frozen and stays so:
-    /// the fault's compare-exchange fails (TDP-4). With the lock held for
+    /// the fault's compare-exchange fails (TDP-4). One that the fault itself
+    /// has frozen is waited for: the fault writes it once more, and only what
+    /// is taken out after that is the last there was (TDP-3). It waits for
+    /// nobody but the CPUs that flush, and so not for us. With the lock held for
     /// writing there is no fault, and only what is present is taken out, by
     /// exchange because hardware may still set its dirty bit.
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
         let table = unlinked.table();
         let (level, step) = (table.level(), table.level().pages());
-        let new = if self.shared {
+        let new = if self.shared && !removed(Part::FreezeRemoved) {
             Spte::FROZEN
         } else {
             Spte::EMPTY
@@ -139,9 +170,15 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             if !self.shared && !entry.value().is_present() {
                 continue;
             }
-            match entry.swap(new) {
+            let taken = loop {
+                match entry.swap(new) {
+                    Taken::Plain(Spte::FROZEN) if !removed(Part::FrozenWait) => spin_hint(),
+                    taken => break taken,
+                }
+            };
+            match taken {
                 Taken::Plain(old) if old.is_present() => {
-                    self.leaf_changed(entry.gfn(), level, old, new);
+                    self.leaf_gone(entry.gfn(), level, old);
                 }
                 Taken::Plain(_) => {}
                 Taken::Table(below) => self.remove_subtree(&below, entry.gfn()),

@@ -72,6 +72,9 @@ impl<H: Hal> Mmu<H> {
             if !format.allows(new, access.write, access.exec) {
                 return FastFault::Slow;
             }
+            if gives_write && removed(Part::MarkAfterWrite) {
+                log.mark(gfn, Level::L1);
+            }
             // Adds permissions to a leaf and takes none, so nothing is owed:
             // no flush, no statistics. W was off, so no write can be missed
             // before the mark below.
@@ -83,7 +86,7 @@ impl<H: Hal> Mmu<H> {
             };
             match changed {
                 Ok(()) => {
-                    if gives_write {
+                    if gives_write && !removed(Part::MarkAfterWrite) {
                         log.mark(gfn, Level::L1);
                     }
                     return FastFault::Fixed;

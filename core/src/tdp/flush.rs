@@ -48,7 +48,9 @@ pub struct Op<'r, H: Hal, T: Tlb, D: DirtyLog> {
     pub(super) shared: bool,
     /// The frames to flush; empty if no flush is due.
     due: (Gfn, Gfn),
-    pages: [Pfn; PAGES],
+    /// References to give back, made room for when the first one comes: most
+    /// operations and most hosts have none.
+    pages: Option<[Pfn; PAGES]>,
     held: usize,
     mapped: [i64; 3],
 }
@@ -67,7 +69,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             log,
             shared,
             due: NOTHING,
-            pages: [Pfn(0); PAGES],
+            pages: None,
             held: 0,
             mapped: [0; 3],
         }
@@ -77,8 +79,13 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     #[inline(always)]
     pub(super) fn flush_later(&mut self, gfn: Gfn, level: Level) {
         let end = gfn.add(level.pages());
-        self.due.0 = self.due.0.min(gfn);
-        self.due.1 = self.due.1.max(end);
+        // Most walks rise, so most of the time one of the two changes.
+        if gfn < self.due.0 {
+            self.due.0 = gfn;
+        }
+        if end > self.due.1 {
+            self.due.1 = end;
+        }
     }
 
     /// Counts a leaf that was mapped (1) or removed (-1).
@@ -98,7 +105,8 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         if self.held == PAGES {
             self.settle();
         }
-        self.pages[self.held] = pfn;
+        let pages = self.pages.get_or_insert([Pfn(0); PAGES]);
+        pages[self.held] = pfn;
         self.held += 1;
     }
 
@@ -108,7 +116,8 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             let (start, end) = core::mem::replace(&mut self.due, NOTHING);
             self.tlb.flush(start, end);
         }
-        for &pfn in &self.pages[..core::mem::take(&mut self.held)] {
+        let held = core::mem::take(&mut self.held);
+        for &pfn in self.pages.iter().flatten().take(held) {
             // The guest may have written through the mapping at any time.
             self.mmu.space.hal.release(pfn, true);
         }

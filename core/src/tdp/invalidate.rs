@@ -43,19 +43,26 @@ pub struct Snapshot(u64);
 impl<H: Hal> Mmu<H> {
     /// Notes the sequence before the page is looked for.
     pub fn snapshot(&self) -> Snapshot {
-        // Acquire: the look-up of the page comes after. Pairs with the raise
-        // in `end_invalidation`.
-        Snapshot(self.sequence.load(Ordering::Acquire))
+        let barrier = if removed(Part::SnapshotBarrier) {
+            Ordering::Relaxed
+        } else {
+            // The look-up of the page comes after. Pairs with the raise in
+            // `end_invalidation`.
+            Ordering::Acquire
+        };
+        Snapshot(self.sequence.load(barrier))
     }
 
-    /// Whether a page that was found after `snapshot` may no longer be the one
-    /// behind `gfn`. Under the lock: this is the check that counts.
-    pub fn is_stale(&self, state: &State<H>, snapshot: Snapshot, gfn: Gfn) -> bool {
+    /// Whether pages that were found after `snapshot` may no longer be those
+    /// behind `frames`: all that the leaf is going to map, not only the frame
+    /// that faulted. Under the lock: this is the check that counts.
+    pub fn is_stale(&self, state: &State<H>, snapshot: Snapshot, frames: &Range<Gfn>) -> bool {
         if removed(Part::InvalidationCheck) {
             return false;
         }
         let invalidation = &state.invalidation;
-        (invalidation.in_progress != 0 && (invalidation.start..invalidation.end).contains(&gfn))
+        let changing = invalidation.start < frames.end && frames.start < invalidation.end;
+        (invalidation.in_progress != 0 && changing)
             // Acquire is not needed for the value: it changes under the write
             // lock only, and we hold the lock.
             || self.sequence.load(Ordering::Relaxed) != snapshot.0

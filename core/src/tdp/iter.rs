@@ -18,9 +18,9 @@ pub struct Iter<'r, H: Hal> {
     /// The next frame to be looked at.
     at: Gfn,
     end: Gfn,
-    /// The entry last returned, if the walk may descend into it.
-    last: Option<Entry<'r, H>>,
     current: Table<'r, H>,
+    /// The entry at `at` was returned: the walk goes on from it.
+    visited: bool,
 }
 
 impl<'r, H: Hal> Iter<'r, H> {
@@ -33,8 +33,8 @@ impl<'r, H: Hal> Iter<'r, H> {
             floor,
             at: range.start,
             end: range.end,
-            last: None,
             current: root,
+            visited: false,
         }
     }
 
@@ -44,20 +44,28 @@ impl<'r, H: Hal> Iter<'r, H> {
         self.at
     }
 
-    /// Goes on from `last`: into its table if it has one, else to the entry
-    /// after it, up through parents where a table ends.
-    #[inline]
-    fn step(&mut self, last: Entry<'r, H>) {
-        let level = last.level();
+    /// Goes on from the entry at `at`: into its table if it has one, else to
+    /// the entry after it, up through parents where a table ends.
+    #[inline(always)]
+    fn step(&mut self) {
+        let level = self.current.level();
         if level > self.floor
-            && let Some(child) = last.reload().child()
+            && let Some(child) = self.current.entry(self.at).child()
         {
             self.path[child.level() as usize - 1] = Some(child);
             self.current = child;
             return;
         }
-        self.at = last.gfn().add(level.pages());
-        let mut level = level;
+        self.at = self.at.align_down(level).add(level.pages());
+        if self.at.index(level) == 0 {
+            self.ascend();
+        }
+    }
+
+    /// Goes up from a table that has ended, to the first that has not.
+    #[cold]
+    fn ascend(&mut self) {
+        let mut level = self.current.level();
         while self.at.index(level) == 0 {
             let Some((above, parent)) = level
                 .above()
@@ -74,16 +82,16 @@ impl<'r, H: Hal> Iter<'r, H> {
 impl<'r, H: Hal> Iterator for Iter<'r, H> {
     type Item = Entry<'r, H>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Entry<'r, H>> {
-        if let Some(last) = self.last.take() {
-            self.step(last);
+        if self.visited {
+            self.step();
         }
         if self.at >= self.end {
+            self.visited = false;
             return None;
         }
-        let entry = self.current.entry(self.at);
-        self.last = Some(entry);
-        Some(entry)
+        self.visited = true;
+        Some(self.current.entry(self.at))
     }
 }

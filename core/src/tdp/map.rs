@@ -1,4 +1,7 @@
 //! A fault installs a mapping, in parallel with other faults (TDP-2).
+use core::ops::Range;
+
+use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
 
 use super::cache::TableCache;
@@ -26,6 +29,14 @@ pub struct Goal {
     pub exec: bool,
 }
 
+impl Goal {
+    /// The frames that the leaf covers.
+    fn frames(&self) -> Range<Gfn> {
+        let start = self.gfn.align_down(self.level);
+        start..start.add(self.level.pages())
+    }
+}
+
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mapped {
@@ -43,28 +54,30 @@ impl<H: Hal> Mmu<H> {
     /// Installs the page that was found after `snapshot` was taken, unless it
     /// may be stale or the root is: then nothing is done and the answer is
     /// [`Mapped::Retry`]. What to install is decided by `decide`, under the
-    /// lock. Does not sleep.
+    /// lock. Unless it is to be tried again, the level is that of the mapping
+    /// that is there now. Does not sleep.
     pub fn install(
         &self,
         (tlb, log): (&impl Tlb, &impl DirtyLog),
         root: &Root<H>,
         cache: &mut TableCache<H>,
         snapshot: Snapshot,
-        gfn: Gfn,
         decide: impl FnOnce() -> Goal,
     ) -> (Mapped, Level) {
         let state = self.lock.read();
+        let goal = decide();
         // TDP-8, TDP-9: the checks that count, with the lock held that
-        // invalidations take for writing.
-        if root.is_invalid() || self.is_stale(&state, snapshot, gfn) {
+        // invalidations take for writing. Of all frames that the leaf would
+        // map: those beside the one that faulted may be the ones that change.
+        let invalid = root.is_invalid() && !removed(Part::RootCheck);
+        if invalid || self.is_stale(&state, snapshot, &goal.frames()) {
             return (Mapped::Retry, Level::L1);
         }
-        let goal = decide();
         let rcu = RcuGuard::new(&self.space.hal);
         let mut op = Op::new(self, tlb, log, &rcu, true);
         let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
         op.finish();
-        (mapped, goal.level)
+        mapped
     }
 }
 
@@ -72,22 +85,33 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// Walks from `root` to the level of the goal, adds the tables that are
     /// missing, and installs the leaf. On a lost race nothing was written and
     /// the walk goes on with what it saw.
-    fn map(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, goal: &Goal) -> Mapped {
+    fn map(
+        &mut self,
+        root: Table<'r, H>,
+        cache: &mut TableCache<H>,
+        goal: &Goal,
+    ) -> (Mapped, Level) {
         let mut entry = root.entry(goal.gfn);
         loop {
+            while entry.level() > goal.level
+                && let Some(child) = entry.child()
+            {
+                entry = child.entry(goal.gfn);
+            }
             let next = if entry.level() == goal.level {
                 self.install(entry, goal)
             } else {
                 self.descend(entry, cache, goal)
             };
             match next {
-                Ok(mapped) => return mapped,
+                Ok(mapped) => return (mapped, entry.level()),
                 Err(now) => entry = now,
             }
         }
     }
 
-    /// One level further down: the entry there, or the end.
+    /// One level further down from an entry that was no link: the entry there,
+    /// or the end.
     fn descend(
         &mut self,
         entry: Entry<'r, H>,
@@ -103,35 +127,46 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                     None => Ok(Mapped::Retry),
                 };
             }
-            Kind::Table => {}
-            Kind::Empty | Kind::Mmio => {
-                let Some(table) = cache.take() else {
-                    return Ok(Mapped::Retry);
-                };
-                match self.link(entry, table) {
-                    Ok(child) => return Err(child.entry(goal.gfn)),
-                    Err((now, table)) => {
-                        cache.put(table);
-                        return Err(now);
-                    }
-                }
-            }
+            Kind::Empty | Kind::Mmio => {}
+            // The walk has followed links as far as they lead.
+            Kind::Table => return Ok(Mapped::Retry),
         }
-        match entry.child() {
-            Some(child) => Err(child.entry(goal.gfn)),
-            None => Ok(Mapped::Retry),
+        let Some(table) = cache.take() else {
+            return Ok(Mapped::Retry);
+        };
+        match self.link(entry, table) {
+            Ok(child) => Err(child.entry(goal.gfn)),
+            Err((now, table)) => {
+                cache.put(table);
+                Err(now)
+            }
         }
     }
 
-    /// The leaf itself.
+    /// The leaf itself, and the mark that it may be written now. The mark comes
+    /// after the entry, never before it: a collector that took the mark first
+    /// would have found nothing to protect (TDP-13).
     fn install(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
+        if removed(Part::MarkAfterWrite) {
+            self.mark_written(goal);
+            return self.put_leaf(entry, goal);
+        }
+        let mapped = self.put_leaf(entry, goal)?;
+        if matches!(mapped, Mapped::Installed | Mapped::Upgraded) {
+            self.mark_written(goal);
+        }
+        Ok(mapped)
+    }
+
+    /// The leaf itself.
+    fn put_leaf(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
         let format = &self.mmu.space.format;
         let pfn = goal.pfn.align_down(goal.level);
         let new = format.leaf(pfn, goal.level, goal.rights);
         match entry.kind() {
             Kind::Frozen => return Ok(Mapped::Retry),
             Kind::Empty | Kind::Mmio | Kind::Table => {
-                self.exchange(entry, new)?;
+                self.exchange_inline(entry, new)?;
             }
             Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
             Kind::Leaf if format.pfn(entry.value()) == pfn => {
@@ -142,12 +177,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
                     new
                 };
                 self.exchange(entry, new)?;
-                self.mark_written(goal);
                 return Ok(Mapped::Upgraded);
             }
             Kind::Leaf => self.replace(entry, new)?,
         }
-        self.mark_written(goal);
         Ok(Mapped::Installed)
     }
 
@@ -160,9 +193,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     }
 
     /// A page that became writable may be written from now on without another
-    /// fault. After the entry, never before it: a collector that took the mark
-    /// first would have found nothing to protect (TDP-13). Where dirty bits
-    /// are scanned for, the entry itself is the mark.
+    /// fault. Where dirty bits are scanned for, the entry itself is the mark.
     fn mark_written(&self, goal: &Goal) {
         if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
             self.log.mark(goal.gfn, Level::L1);

@@ -78,8 +78,9 @@ impl<H: Hal> Roots<H> {
     fn snapshot(&self, space: SpaceId) -> RootSet<H> {
         core::array::from_fn(|i| {
             self.places[i]
-                .clone()
+                .as_ref()
                 .filter(|root| root.role.space == space)
+                .cloned()
         })
     }
 

@@ -164,7 +164,6 @@ impl<'r, H: Hal> Table<'r, H> {
     /// Reads the entry that covers `gfn`.
     #[inline(always)]
     pub fn entry(&self, gfn: Gfn) -> Entry<'r, H> {
-        let gfn = gfn.align_down(self.level);
         // Acquire pairs with the release of `Entry::link`: whoever sees a link
         // sees the table's entries.
         let bits = self.word(gfn).load(Ordering::Acquire);
@@ -186,6 +185,7 @@ impl<'r, H: Hal> Table<'r, H> {
 /// An entry as it was read: where it stands, what it covers, what it held.
 pub struct Entry<'r, H: Hal> {
     table: Table<'r, H>,
+    /// A frame that the entry covers: the first one is seldom asked for.
     gfn: Gfn,
     value: Spte,
 }
@@ -210,7 +210,13 @@ impl<'r, H: Hal> Entry<'r, H> {
     /// The first frame that the entry covers.
     #[inline(always)]
     pub fn gfn(&self) -> Gfn {
-        self.gfn
+        self.gfn.align_down(self.table.level)
+    }
+
+    /// The table that the entry stands in.
+    #[inline(always)]
+    pub fn table(&self) -> Table<'r, H> {
+        self.table
     }
 
     /// The level of the table that the entry stands in.
@@ -255,7 +261,7 @@ impl<'r, H: Hal> Entry<'r, H> {
     /// # Errors
     ///
     /// The entry as it is now; nothing was written (TDP-2).
-    #[inline]
+    #[inline(always)]
     pub fn exchange(&self, new: Spte) -> Result<Taken<'r, H>, Self> {
         if self.refuses(new) {
             return Err(*self);
@@ -268,7 +274,7 @@ impl<'r, H: Hal> Entry<'r, H> {
     ///
     /// One atomic exchange, so bits that hardware sets are either in what is
     /// returned or never set (TDP-10).
-    #[inline]
+    #[inline(always)]
     pub fn swap(&self, new: Spte) -> Taken<'r, H> {
         if self.refuses(new) {
             return Taken::Plain(Spte::EMPTY);
@@ -303,10 +309,14 @@ impl<'r, H: Hal> Entry<'r, H> {
 
     #[inline(always)]
     fn compare_exchange(&self, new: Spte) -> Result<(), Self> {
-        if removed(Part::InstallCas) {
-            self.table
-                .word(self.gfn)
-                .store(new.bits(), Ordering::Release);
+        let part = if self.value.is_present() {
+            Part::ChangeCas
+        } else {
+            Part::InstallCas
+        };
+        if removed(part) {
+            let old = self.table.word(self.gfn).swap(new.bits(), Ordering::AcqRel);
+            self.note(old, new.bits());
             return Ok(());
         }
         // Release: what was written into a table is visible before its link;

@@ -73,7 +73,9 @@ pub(super) struct Span {
     pub(super) yielding: Yielding,
 }
 
-/// How many entries are visited between two looks at who waits.
+/// How many entries of the lowest tables are visited between two looks at who
+/// waits. A look follows every larger entry: what is done to it may be done to
+/// a whole table below.
 const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) {
     1
 } else {
@@ -81,8 +83,9 @@ const STRIDE: u32 = if cfg!(any(loom, debug_assertions)) {
 };
 
 impl<H: Hal> Mmu<H> {
-    /// Visits every entry that covers the span in each of `roots`. Between sections `pause` runs without the lock; it
-    /// may sleep, and may end the walk with an error.
+    /// Visits every entry that covers the span in each of `roots`. Between
+    /// sections `pause` runs without the lock; it may sleep, and may end the
+    /// walk with an error.
     ///
     /// # Errors
     ///
@@ -97,25 +100,27 @@ impl<H: Hal> Mmu<H> {
     ) -> Result<(), E> {
         let end = span.range.end.min(self.space.format.end());
         for root in roots.iter().flatten() {
+            let stride = if span.floor == Level::L1 { STRIDE } else { 1 };
             let mut from = span.range.start;
             while from < end {
                 let guard = M::lock(&self.lock);
                 let rcu = RcuGuard::new(&self.space.hal);
                 let mut op = Op::new(self, tlb, log, &rcu, M::SHARED);
                 let mut iter = Iter::new(root.walk(&self.space, &rcu), from..end, span.floor);
-                let mut budget = STRIDE;
+                let mut budget = stride;
                 let stopped = loop {
                     let Some(entry) = iter.next() else {
                         break end;
                     };
-                    // Only past `from`: each section makes progress (TDP-7).
-                    if span.yielding == Yielding::Allowed && iter.position() > from {
-                        budget -= 1;
-                        if budget == 0 {
-                            budget = STRIDE;
-                            if self.lock.is_contended() || self.space.hal.should_yield() {
-                                break iter.position();
-                            }
+                    budget -= 1;
+                    if budget == 0 {
+                        budget = stride;
+                        // Only past `from`: each section makes progress (TDP-7).
+                        if span.yielding == Yielding::Allowed
+                            && iter.position() > from
+                            && (self.lock.is_contended() || self.space.hal.should_yield())
+                        {
+                            break iter.position();
                         }
                     }
                     if visit(&mut op, entry) == Step::Pause {

@@ -116,9 +116,10 @@ impl<H: Hal> Vcpu<H> {
         if !self.mode.must_interrupt(request.waits()) {
             return None;
         }
-        // Relaxed: `must_interrupt` has acquired the mode, which was stored
-        // after the CPU.
-        let cpu = self.cpu.load(Ordering::Relaxed);
+        // At least as new as the mode, which `must_interrupt` has acquired.
+        // Acquire: if the vCPU has left that CPU, we see what it did there.
+        // Pairs with `load` and with the drop of `Loaded`.
+        let cpu = self.cpu.load(Ordering::Acquire);
         if cpu == NO_CPU || cpu == sender.cpu() {
             return None;
         }
@@ -143,8 +144,8 @@ impl<H: Hal> Vcpu<H> {
             self.last_cpu.store(cpu, Ordering::Relaxed);
             self.requests.make(Request::TLB_FLUSH);
         }
-        // Relaxed: `ModeCell::begin` releases it.
-        self.cpu.store(cpu, Ordering::Relaxed);
+        // Release: pairs with `cpu_to_interrupt`.
+        self.cpu.store(cpu, Ordering::Release);
         Loaded {
             vcpu: self,
             _pinned: pinned,
@@ -256,8 +257,9 @@ impl<H: Hal> Loaded<'_, H> {
 
 impl<H: Hal> Drop for Loaded<'_, H> {
     fn drop(&mut self) {
-        // Relaxed: a sender that still sees the old CPU interrupts it for
-        // nothing.
-        self.vcpu.cpu.store(NO_CPU, Ordering::Relaxed);
+        // Release: a sender that sees it sees what the guest did. Pairs with
+        // `cpu_to_interrupt`. A sender that still sees the old CPU interrupts
+        // it for nothing.
+        self.vcpu.cpu.store(NO_CPU, Ordering::Release);
     }
 }

@@ -11,10 +11,12 @@ use waterbear_hal::{Gfn, Gpa, Hal, HostPage, Level};
 use super::Vm;
 use crate::Error;
 use crate::memslot::{Slot, SlotsRead, SpaceId};
+use crate::request::Request;
 use crate::spte::LeafRights;
 use crate::tdp::fast::Access;
 use crate::tdp::mmio::MmioHit;
 use crate::tdp::{DirtyTracking, FastFault, Goal, Mapped, RootRef, RootRole, TableCache};
+use crate::vcpu::Vcpu;
 
 /// What a vCPU keeps for its faults.
 pub struct VcpuMmu<H: Hal> {
@@ -26,10 +28,15 @@ pub struct VcpuMmu<H: Hal> {
 impl<H: Hal> VcpuMmu<H> {
     /// For a vCPU that has not run yet.
     pub fn new() -> Self {
+        Self::within(SpaceId::NORMAL)
+    }
+
+    /// For faults of nobody in particular, in an address space.
+    pub fn within(space: SpaceId) -> Self {
         Self {
             cache: TableCache::new(),
             root: None,
-            space: SpaceId::NORMAL,
+            space,
         }
     }
 
@@ -61,7 +68,7 @@ pub enum Outcome {
 
 impl<H: Hal> Vm<H> {
     /// Gives a vCPU the root that is valid now, and returns it. The vCPU calls
-    /// it when [`Request::MMU_RELOAD`](crate::request::Request::MMU_RELOAD) is
+    /// it when [`Request::MMU_RELOAD`] is
     /// pending and when it has none. May sleep.
     ///
     /// # Errors
@@ -74,11 +81,14 @@ impl<H: Hal> Vm<H> {
         Ok(vcpu.root.insert(root).clone())
     }
 
-    /// Moves a vCPU to another address space. It has no root afterwards.
-    pub fn switch_space(&self, vcpu: &mut VcpuMmu<H>, space: SpaceId) {
-        if vcpu.space != space {
-            vcpu.space = space;
-            vcpu.root = None;
+    /// Moves a vCPU to another address space. It asks for a root before it
+    /// enters the guest again: what hardware was pointed at is no longer held.
+    /// The vCPU's thread calls it.
+    pub fn switch_space(&self, vcpu: &Vcpu<H>, mmu: &mut VcpuMmu<H>, space: SpaceId) {
+        if mmu.space != space {
+            mmu.space = space;
+            vcpu.requests().make(Request::MMU_RELOAD);
+            mmu.root = None;
         }
     }
 
@@ -96,12 +106,14 @@ impl<H: Hal> Vm<H> {
         access: Access,
     ) -> Result<Outcome, Error> {
         let gfn = gpa.gfn();
-        let Some(root) = vcpu.root.clone() else {
+        // Borrowed: counting one more handle would move a cache line between
+        // the CPUs in every fault.
+        let (Some(root), cache) = (&vcpu.root, &mut vcpu.cache) else {
             return Ok(Outcome::Resume);
         };
         let slots = self.memslots.read();
         let Some(slot) = slots.set(vcpu.space).by_gfn(gfn) else {
-            self.cache_mmio(vcpu, &root, &slots, gfn)?;
+            self.cache_mmio(cache, root, &slots, vcpu.space, gfn)?;
             return Ok(Outcome::Mmio);
         };
         if slot.invalid {
@@ -125,12 +137,12 @@ impl<H: Hal> Vm<H> {
         }
         if self
             .mmu
-            .fast_fault(&root, gfn, access, &**slot, slot.logs_dirty())
+            .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
             == FastFault::Fixed
         {
             return Ok(Outcome::Resume);
         }
-        self.map(vcpu, &root, slot, gfn, access, tracked)?;
+        self.map(cache, root, slot, gfn, access, tracked)?;
         Ok(Outcome::Resume)
     }
 
@@ -164,9 +176,11 @@ impl<H: Hal> Vm<H> {
     /// (MS-7), and those of [`handle_fault`](Vm::handle_fault).
     pub fn prefault(&self, vcpu: &mut VcpuMmu<H>, gpa: Gpa) -> Result<Level, Error> {
         let gfn = gpa.gfn();
-        let root = match &vcpu.root {
-            Some(root) if !root.is_invalid() => root.clone(),
-            _ => self.load_root(vcpu)?,
+        if vcpu.root.as_ref().is_none_or(|root| root.is_invalid()) {
+            self.load_root(vcpu)?;
+        }
+        let (Some(root), cache) = (&vcpu.root, &mut vcpu.cache) else {
+            return Err(Error::Again);
         };
         let slots = self.memslots.read();
         let slot = slots.set(vcpu.space).by_gfn(gfn).ok_or(Error::NotFound)?;
@@ -175,7 +189,7 @@ impl<H: Hal> Vm<H> {
         }
         let tracked = is_tracked(slot, gfn);
         let access = Access::default();
-        match self.map(vcpu, &root, slot, gfn, access, tracked)? {
+        match self.map(cache, root, slot, gfn, access, tracked)? {
             (Mapped::Retry, _) => Err(Error::Again),
             (_, level) => Ok(level),
         }
@@ -184,14 +198,14 @@ impl<H: Hal> Vm<H> {
     /// Finds the page and installs it, or finds that it must be tried again.
     fn map(
         &self,
-        vcpu: &mut VcpuMmu<H>,
+        cache: &mut TableCache<H>,
         root: &RootRef<H>,
         slot: &Slot<H>,
         gfn: Gfn,
         access: Access,
         tracked: bool,
     ) -> Result<(Mapped, Level), Error> {
-        vcpu.cache.top_up(&self.hal)?;
+        cache.top_up(&self.hal)?;
         let snapshot = self.mmu.snapshot();
         let hva = slot.hva_of(gfn).ok_or(Error::Fault)?;
         let page = self.hal.resolve(&self.user, hva, access.write)?;
@@ -212,12 +226,13 @@ impl<H: Hal> Vm<H> {
             }
         };
         let sinks = (&self.vcpus, slot);
-        let (mapped, level) = self
-            .mmu
-            .install(sinks, root, &mut vcpu.cache, snapshot, gfn, decide);
+        let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, decide);
         // Without notifications the mapping owns the reference.
         if H::HAS_NOTIFIER || mapped != Mapped::Installed {
-            self.hal.release(page.pfn, access.write);
+            // A mapping that is writable, or that the fast path may make so, is
+            // written later without our help: the host must know by now.
+            let dirty = mapped != Mapped::Retry && page.writable && !slot.read_only();
+            self.hal.release(page.pfn, dirty);
         }
         Ok((mapped, level))
     }
@@ -225,11 +240,11 @@ impl<H: Hal> Vm<H> {
     /// The largest level at which the page may be mapped (TDP-12). Under the
     /// lock: the reasons against it change under the write lock only.
     fn level(&self, slot: &Slot<H>, gfn: Gfn, page: &HostPage) -> Level {
+        let largest = page.level.min(self.mmu.max_leaf());
         // The log is kept per 4 KiB.
-        if slot.logs_dirty() {
+        if largest == Level::L1 || slot.logs_dirty() {
             return Level::L1;
         }
-        let largest = page.level.min(self.mmu.max_leaf());
         Level::LEAVES
             .into_iter()
             .rev()
@@ -257,21 +272,21 @@ impl<H: Hal> Vm<H> {
     /// slots in `slots`. Not while the slots change (MS-9).
     fn cache_mmio(
         &self,
-        vcpu: &mut VcpuMmu<H>,
+        cache: &mut TableCache<H>,
         root: &RootRef<H>,
         slots: &SlotsRead<'_, H>,
+        space: SpaceId,
         gfn: Gfn,
     ) -> Result<(), Error> {
-        let generation = slots.set(vcpu.space).mmio_generation();
+        let generation = slots.set(space).mmio_generation();
         let Some(new) = generation.and_then(|g| self.mmu.format().mmio(g)) else {
             return Ok(());
         };
         if gfn >= self.mmu.format().end() {
             return Ok(());
         }
-        vcpu.cache.top_up(&self.hal)?;
-        self.mmu
-            .install_mmio(&self.vcpus, root, &mut vcpu.cache, gfn, new);
+        cache.top_up(&self.hal)?;
+        self.mmu.install_mmio(&self.vcpus, root, cache, gfn, new);
         Ok(())
     }
 }

@@ -21,8 +21,11 @@ impl<H: Hal> Vm<H> {
     /// Best effort: what cannot be mapped now stays as it is and is right as
     /// it is. May sleep.
     fn collapse(&self, slot: &Slot<H>) {
-        let mut vcpu = VcpuMmu::new();
-        self.switch_space(&mut vcpu, slot.space);
+        if self.mmu.max_leaf() == Level::L1 {
+            // Looking would only pin pages that the guest has not asked for.
+            return;
+        }
+        let mut vcpu = VcpuMmu::within(slot.space);
         let mut from = slot.base;
         while let Some(table) = self.mmu.next_small(slot.space, from..slot.end()) {
             // The fault path replaces a table by a leaf wherever a leaf may

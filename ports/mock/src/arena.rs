@@ -3,7 +3,9 @@
 //! A frame's number is a base plus its index, so finding a table is an offset
 //! from the arena's own pointer and no integer ever becomes a pointer. The
 //! system zeroes the arena page by page when a page is first touched, so a
-//! large one costs nothing until it is used.
+//! large one costs nothing until it is used. That holds only for memory of the
+//! allocator's usual alignment: other memory the standard library zeroes by
+//! hand. So the arena asks for one page more and aligns its base itself.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
@@ -43,6 +45,8 @@ struct FreeFrames {
 /// All page-table pages of a machine.
 pub(crate) struct Arena {
     base: NonNull<PageTable>,
+    /// What was allocated: `base` is inside it.
+    memory: NonNull<u8>,
     layout: Layout,
     checking: bool,
     states: Box<[AtomicU8]>,
@@ -57,14 +61,20 @@ unsafe impl Sync for Arena {}
 impl Arena {
     pub(crate) fn new(capacity: usize, checking: bool) -> Self {
         assert!(capacity > 0, "a machine needs a page table");
-        let layout = Layout::array::<PageTable>(capacity).expect("an arena that fits in memory");
+        let layout = Layout::array::<PageTable>(capacity + 1)
+            .and_then(|pages| Layout::from_size_align(pages.size(), align_of::<u64>()))
+            .expect("an arena that fits in memory");
         // SAFETY: the layout is not empty.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base.cast()) else {
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else {
             handle_alloc_error(layout)
         };
+        // SAFETY: less than one page further on, and there is a page to spare.
+        let base = unsafe { memory.add(memory.align_offset(align_of::<PageTable>())) };
+        let base = base.cast();
         Self {
             base,
+            memory,
             layout,
             checking,
             states: (0..capacity)
@@ -192,6 +202,6 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: `new` allocated this memory with this layout.
-        unsafe { dealloc(self.base.as_ptr().cast(), self.layout) }
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
     }
 }

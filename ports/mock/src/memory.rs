@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
+use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::memory::ENTRIES;
 use waterbear_hal::sync::twin::{self, Part};
 use waterbear_hal::{AllocError, Memory, PageTable, Pfn};
@@ -175,7 +176,11 @@ unsafe impl<const NOTIFIER: bool> Memory for Mock<NOTIFIER> {
     #[track_caller]
     unsafe fn free_bytes(&self, ptr: NonNull<u8>, layout: Layout) {
         let machine = &*self.0;
-        machine.may_sleep("free_bytes");
+        if layout.size() > PAGE_SIZE as usize {
+            machine.may_sleep("free_bytes of more than a page");
+        } else {
+            machine.needs_irqs_on("free_bytes");
+        }
         let was = book(&machine.heap.blocks).remove(&ptr.addr().get());
         let Some(was) = was else {
             return broken!("double free, or never allocated: heap block {ptr:?}");

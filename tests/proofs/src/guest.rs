@@ -3,7 +3,6 @@ use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::memslot::SpaceId;
 use waterbear_core::regs::Regs;
-use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vcpu::{Runner, Vcpu};
@@ -75,8 +74,11 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         };
         match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
             Ok(pfn) => {
+                // Panics if the host has the page back.
                 if vcpu.wanted.write {
                     self.host.data_write(pfn);
+                } else {
+                    self.host.data_read(pfn);
                 }
                 vcpu.page = Some(pfn);
                 Exit::Halt
@@ -149,8 +151,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
 
     /// Moves the vCPU to another address space.
     pub fn switch_space(&mut self, space: SpaceId) {
-        self.rig.vm.switch_space(&mut self.mmu, space);
-        self.vcpu.make_request(Request::MMU_RELOAD);
+        self.rig.vm.switch_space(self.vcpu, &mut self.mmu, space);
     }
 
     /// Lets the guest run one access, through as many exits as it takes.

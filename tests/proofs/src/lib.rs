@@ -8,6 +8,7 @@
 pub mod fake_vendor;
 pub mod guest;
 pub mod paging;
+pub mod random;
 pub mod rig;
 pub mod vcpu_thread;
 

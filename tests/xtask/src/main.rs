@@ -4,6 +4,8 @@
 //! function. Errors are sentences that say what happened and what to do.
 
 mod artifacts;
+mod bench;
+mod demo;
 mod libtest;
 mod machine;
 mod need;
@@ -38,7 +40,7 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND];
+const COMMANDS: &[Command] = &[demo::COMMAND, test::COMMAND, rules::COMMAND, bench::COMMAND];
 
 fn main() -> ExitCode {
     match dispatch() {

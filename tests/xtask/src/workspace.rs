@@ -80,6 +80,16 @@ impl Workspace {
         Ok(finished.stdout.contains(&format!("\"name\":\"{name}\"")))
     }
 
+    /// A program that cargo has built with a profile of this name.
+    pub fn program(&self, profile: &str, name: &str) -> PathBuf {
+        self.target.join(profile).join(name)
+    }
+
+    /// A folder under the build folder, for files that are needed for a moment.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.target.join(name)
+    }
+
     /// One of the project's folders.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.root.join(name)

@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 
 use waterbear_hal::lock::{Lock, LockClass, LockKind};
-use waterbear_hal::{AllocError, Memory, Rcu};
+use waterbear_hal::{AllocError, Memory, Rcu, RcuGuard};
 
 use super::{free, read, write};
 use crate::{MockConfig, MockHost, POISON, TABLE_BASE};
@@ -121,6 +121,29 @@ fn heap_memory_is_zeroed_counted_and_freed() {
     // SAFETY: allocated above with this layout.
     unsafe { host.free_bytes(block, layout) };
     host.assert_no_leaks();
+}
+
+/// Allocates a block, and frees it inside an RCU section.
+fn free_in_a_section(size: usize) {
+    let host = MockHost::new();
+    let layout = Layout::from_size_align(size, 8).unwrap();
+    let block = host.alloc_bytes(layout).unwrap();
+    let section = RcuGuard::new(&host);
+    // SAFETY: allocated above with this layout.
+    unsafe { host.free_bytes(block, layout) };
+    drop(section);
+    host.assert_no_leaks();
+}
+
+#[test]
+fn a_small_block_is_freed_where_nothing_may_sleep() {
+    free_in_a_section(4096);
+}
+
+#[test]
+#[should_panic(expected = "free_bytes of more than a page")]
+fn a_large_block_is_not_freed_where_nothing_may_sleep() {
+    free_in_a_section(4104);
 }
 
 #[test]

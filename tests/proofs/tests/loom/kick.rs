@@ -99,7 +99,7 @@ impl Page {
 
 /// A guest that uses a page, and somebody who unmaps it, flushes and frees it.
 fn flush_against_entry() {
-    explore(|| {
+    explore_bounded(5, || {
         let host = machine();
         let vcpu = vcpu(&host);
         let page = Arc::new(Page::default());
@@ -109,7 +109,11 @@ fn flush_against_entry() {
         };
         let written = page.free(|| vcpu.make_request(Request::TLB_FLUSH));
         target.join().unwrap();
-        assert_eq!(page.written.load(Relaxed), written, "a write was missed");
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
     });
 }
 
@@ -131,9 +135,40 @@ fn a_request_is_lost_without_the_barrier_of_the_sender_twin() {
     must_fail(Part::KickBarrier, "twin: ", flush_against_entry);
 }
 
+/// As [`flush_against_entry`], while somebody else interrupts the guest.
+fn flush_against_entry_and_another_sender() {
+    explore_bounded(2, || {
+        let host = machine();
+        let vcpu = vcpu(&host);
+        let page = Arc::new(Page::default());
+        let target = {
+            let (host, vcpu, page) = (host.clone(), vcpu.clone(), page.clone());
+            thread::spawn(move || page.write(&host, &vcpu))
+        };
+        let other = {
+            let vcpu = vcpu.clone();
+            thread::spawn(move || vcpu.make_request(Request::EVENT))
+        };
+        let written = page.free(|| vcpu.make_request(Request::TLB_FLUSH));
+        target.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
+    });
+}
+
+/// Proves KR-2, KR-4.
+#[test]
+fn a_flush_waits_although_another_interrupt_is_on_its_way() {
+    flush_against_entry_and_another_sender();
+}
+
 /// As [`flush_against_entry`], for all vCPUs, while the only one comes online.
 fn broadcast_against_a_new_vcpu() {
-    explore_bounded(5, || {
+    explore_bounded(4, || {
         let host = machine();
         let vcpus = Arc::new(Vcpus::new(&host));
         let page = Arc::new(Page::default());
@@ -143,7 +178,11 @@ fn broadcast_against_a_new_vcpu() {
         };
         let written = page.free(|| vcpus.flush_tlbs());
         target.join().unwrap();
-        assert_eq!(page.written.load(Relaxed), written, "a write was missed");
+        assert_eq!(
+            page.written.load(Relaxed),
+            written,
+            "twin: a write was missed"
+        );
     });
 }
 

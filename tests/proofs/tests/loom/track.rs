@@ -130,14 +130,10 @@ impl Tables {
             exec: false,
         };
         let snapshot = tables.mmu.snapshot();
-        let (mapped, _) = tables.mmu.install(
-            (&tables, &()),
-            &tables.root,
-            &mut cache,
-            snapshot,
-            PAGE,
-            || goal,
-        );
+        let (mapped, _) =
+            tables
+                .mmu
+                .install((&tables, &()), &tables.root, &mut cache, snapshot, || goal);
         assert_eq!(mapped, Mapped::Installed);
         tables
     }

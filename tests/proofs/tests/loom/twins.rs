@@ -9,16 +9,21 @@ const RAW: &str = "WATERBEAR_TWIN_RAW";
 
 /// Explores every interleaving of `model`.
 pub fn explore(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = None;
-    builder.check(model);
+    check(None, model);
 }
 
 /// Explores the interleavings of `model` with at most `preemptions`
 /// preemptions, for a model that has too many.
 pub fn explore_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    check(Some(preemptions), model);
+}
+
+fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
+    builder.preemption_bound = preemptions;
+    // Only against models that run for ever; setting up and taking down a
+    // machine takes some hundreds.
+    builder.max_branches = 10_000;
     builder.check(model);
 }
 

@@ -103,7 +103,7 @@ fn some_request(random: &mut Random, naive: &Naive) -> Region {
 /// Proves MS-7, MS-8, MS-11.
 #[test]
 fn after_random_updates_every_lookup_agrees_with_a_naive_model() {
-    let (seeds, rounds) = if cfg!(miri) { (1, 60) } else { (40, 500) };
+    let (seeds, rounds) = if cfg!(miri) { (1, 12) } else { (40, 500) };
     for seed in 0..seeds {
         let (vm, mut naive, mut random) = (Vm::new(), Naive::default(), Random(seed));
         for round in 0..rounds {
@@ -201,7 +201,7 @@ fn frames_addresses_and_their_ranges_convert_into_each_other() {
 /// Proves MS-7, MS-11.
 #[test]
 fn the_largest_set_is_made_searched_and_deleted() {
-    let count = if cfg!(miri) { 40 } else { MAX_SLOTS as u32 };
+    let count = if cfg!(miri) { 10 } else { MAX_SLOTS as u32 };
     let vm = Vm::new();
     // Ids, frames and host addresses each in another order; pairs of slots
     // share host memory.
@@ -254,7 +254,7 @@ fn the_largest_set_is_made_searched_and_deleted() {
 fn a_search_by_address_skips_slots_that_end_too_early() {
     // One slot covers all addresses, a thousand short ones lie inside it: the
     // worst case for an index that only knows where ranges begin.
-    let count: u32 = if cfg!(miri) { 30 } else { 1000 };
+    let count: u32 = if cfg!(miri) { 10 } else { 1000 };
     let vm = Vm::new();
     vm.set(region(0, 0, 1 << 20, 1 << 14, 0, 0))
         .expect("create");

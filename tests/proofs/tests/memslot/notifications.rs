@@ -44,7 +44,7 @@ fn publishing_waits_for_a_running_notification() {
 fn notifications_end_on_the_set_that_they_began_on() {
     let vm = Vm::new();
     let over = AtomicBool::new(false);
-    let rounds = if cfg!(miri) { 10 } else { 1000 };
+    let rounds = if cfg!(miri) { 3 } else { 1000 };
     thread::scope(|scope| {
         let updater = scope.spawn(|| {
             for _ in 0..rounds {

@@ -2,9 +2,8 @@
 use waterbear_core::Error;
 use waterbear_core::memslot::{MAX_PAGES, MAX_SLOTS, Memslots, Region, SpaceId};
 use waterbear_hal::Gfn;
-use waterbear_mock::MockHost;
 
-use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, READONLY, SlotDump, Vm, gone, region};
+use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, READONLY, SlotDump, Vm, gone, machine, region};
 
 /// Numbers of bytes around everything that matters.
 fn edges(more: &[u64]) -> Vec<u64> {
@@ -66,7 +65,7 @@ fn every_combination_of_bad_numbers_is_refused_and_every_good_one_accepted() {
     let sizes = edges(&[1 << 63, u64::MAX, top]);
     for gpa in edges(&[top, 1 << 52, 1 << 63, u64::MAX]) {
         for &size in &sizes {
-            if cfg!(miri) && gpa ^ size & 0x800 != 0 {
+            if cfg!(miri) && gpa > 0x1000 {
                 continue;
             }
             for hva in [0, 1, 0x1000, 0x7fff_ffff_f000, 0x7fff_ffff_ffff_f000] {
@@ -172,7 +171,7 @@ fn a_range_that_ends_exactly_at_the_top_is_legal() {
     vm.finish();
 
     // The top of all that 64 bits of address can name.
-    let host = MockHost::new();
+    let host = machine::<true>();
     let slots = Memslots::new(&host, Gfn(u64::MAX)).expect("memory");
     let last = region(0, 0, (1 << 52) - 1, 1, 16, 0);
     assert_eq!(slots.set_region(&Hooks::default(), last), Ok(()));
@@ -228,8 +227,8 @@ fn overlap_is_refused_in_one_space_and_allowed_across_spaces() {
     vm.set(region(0, 0, 10, 10, 100, 0)).expect("create");
     vm.set(region(0, 1, 40, 5, 200, 0)).expect("create");
     let before = vm.dump();
-    for gfn in 0..50 {
-        for npages in 1..12 {
+    for gfn in (0..50).step_by(if cfg!(miri) { 9 } else { 1 }) {
+        for npages in (1..12).step_by(if cfg!(miri) { 4 } else { 1 }) {
             let frames = gfn..gfn + npages;
             let meets = |base: u64, end: u64| frames.start < end && base < frames.end;
             let overlaps = meets(10, 20) || meets(40, 45);

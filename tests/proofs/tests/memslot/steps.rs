@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use waterbear_core::memslot::{Memslots, SpaceId};
 use waterbear_hal::Gfn;
-use waterbear_mock::{MockHost, PinningHost};
+use waterbear_mock::Mock;
 
-use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, SlotDump, Vm, gone, region};
+use crate::vm::{Event, GFN_END, Hooks, LOG_DIRTY, SlotDump, Vm, gone, machine, region};
 
 const NORMAL: SpaceId = SpaceId::NORMAL;
 
@@ -306,7 +306,7 @@ fn an_activation_that_fails_half_way_is_tried_again() {
 /// Proves MS-1.
 #[test]
 fn updates_and_activation_run_beside_readers_without_deadlock() {
-    fn on<const NOTIFIER: bool>(host: waterbear_mock::Mock<NOTIFIER>) {
+    fn on<const NOTIFIER: bool>(host: Mock<NOTIFIER>) {
         struct Quiet;
         impl<H: waterbear_hal::Hal> waterbear_core::memslot::SlotHooks<H> for Quiet {
             fn zap_slot(&self, _: &waterbear_core::memslot::Slot<H>) {}
@@ -314,7 +314,7 @@ fn updates_and_activation_run_beside_readers_without_deadlock() {
             fn mmio_generation_wrapped(&self, _: SpaceId) {}
         }
         let slots = Memslots::new(&host, GFN_END).expect("memory");
-        let rounds = if cfg!(miri) { 5 } else { 300 };
+        let rounds = if cfg!(miri) { 2 } else { 300 };
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let updaters = [0, 1].map(|id| {
@@ -360,7 +360,7 @@ fn updates_and_activation_run_beside_readers_without_deadlock() {
         drop(slots);
         host.assert_no_leaks();
     }
-    on(MockHost::new());
+    on::<true>(machine());
     // Here readers wait while somebody waits for readers.
-    on(PinningHost::new());
+    on::<false>(machine());
 }

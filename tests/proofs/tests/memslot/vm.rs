@@ -6,7 +6,7 @@ use waterbear_core::memslot::{
     Change, Generation, Memslots, Region, Slot, SlotHooks, SlotSet, SpaceId,
 };
 use waterbear_hal::{Gfn, Hva};
-use waterbear_mock::MockHost;
+use waterbear_mock::{Mock, MockConfig, MockHost};
 
 /// Where the frames of these VMs end: 46 bits of address.
 pub const GFN_END: Gfn = Gfn(1 << 34);
@@ -77,9 +77,15 @@ pub struct Vm {
     pub host: MockHost,
 }
 
+/// A machine without page tables: slots need none, and making them takes long
+/// under Miri.
+pub fn machine<const NOTIFIER: bool>() -> Mock<NOTIFIER> {
+    Mock::with(MockConfig::new().tables(1))
+}
+
 impl Vm {
     pub fn new() -> Self {
-        let host = MockHost::new();
+        let host = machine();
         let slots = Memslots::new(&host, GFN_END).expect("memory");
         Self { slots, host }
     }
