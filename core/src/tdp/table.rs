@@ -21,7 +21,6 @@
 //! would not have found the link. Tables below an unlinked one are deferred
 //! later still, by the same remover.
 #![expect(unsafe_code, reason = "page tables are reached by physical address")]
-use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use waterbear_hal::memory::ENTRIES;
@@ -44,6 +43,8 @@ pub struct Space<H: Hal> {
 pub struct FreshTable<H: Hal> {
     hal: H,
     pfn: Pfn,
+    /// Freed with this value; not once it is reachable by others.
+    owned: bool,
 }
 
 impl<H: Hal> FreshTable<H> {
@@ -56,11 +57,19 @@ impl<H: Hal> FreshTable<H> {
         Ok(Self {
             hal: hal.clone(),
             pfn: hal.alloc_table()?,
+            owned: true,
         })
     }
 
     /// The table's frame.
     pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Gives the table to whoever can reach its frame now. The handle to the
+    /// host goes with this value, so this is not `mem::forget`.
+    fn give_away(mut self) -> Pfn {
+        self.owned = false;
         self.pfn
     }
 
@@ -84,8 +93,10 @@ impl<H: Hal> FreshTable<H> {
 
 impl<H: Hal> Drop for FreshTable<H> {
     fn drop(&mut self) {
-        // SAFETY: this value owns the table; nobody else ever saw it.
-        unsafe { self.hal.free_table(self.pfn) }
+        if self.owned {
+            // SAFETY: this value owns the table; nobody else ever saw it.
+            unsafe { self.hal.free_table(self.pfn) }
+        }
     }
 }
 
@@ -93,26 +104,28 @@ impl<H: Hal> Drop for FreshTable<H> {
 ///
 /// Freed after a grace period, because lockless walks start here.
 pub struct RootTable<H: Hal> {
-    table: ManuallyDrop<FreshTable<H>>,
+    hal: H,
+    pfn: Pfn,
 }
 
 impl<H: Hal> RootTable<H> {
     /// Makes a table a root.
     pub fn new(table: FreshTable<H>) -> Self {
         Self {
-            table: ManuallyDrop::new(table),
+            hal: table.hal.clone(),
+            pfn: table.give_away(),
         }
     }
 
     /// The frame that hardware is pointed at.
     pub fn pfn(&self) -> Pfn {
-        self.table.pfn
+        self.pfn
     }
 
     /// The table, for a walk within the read section of `rcu`.
     pub fn walk<'r>(&'r self, space: &'r Space<H>, _rcu: &'r RcuGuard<'_, H>) -> Table<'r, H> {
         // SAFETY: this value owns the table and outlives `'r`.
-        unsafe { Table::at(space, self.table.pfn, space.format.root_level()) }
+        unsafe { Table::at(space, self.pfn, space.format.root_level()) }
     }
 }
 
@@ -121,7 +134,7 @@ impl<H: Hal> Drop for RootTable<H> {
         // SAFETY: owned and not used after this. No vCPU runs on it (each
         // holds a handle to what owns this value); lockless walkers that still
         // read it are inside a section.
-        unsafe { self.table.hal.free_table_deferred(self.table.pfn) }
+        unsafe { self.hal.free_table_deferred(self.pfn) }
     }
 }
 
@@ -299,7 +312,7 @@ impl<'r, H: Hal> Entry<'r, H> {
         let pfn = table.pfn;
         match self.compare_exchange(self.table.space.format.link(pfn)) {
             Ok(()) => {
-                core::mem::forget(table);
+                table.give_away();
                 // SAFETY: just linked, so it stays readable for the section.
                 Ok(unsafe { Table::at(self.table.space, pfn, below) })
             }
