@@ -46,7 +46,8 @@ impl<H: Hal> Mmu<H> {
     }
 
     /// Whether any page mapped in `range` was used since its age was last
-    /// cleared. Changes nothing. Does not take the lock.
+    /// cleared. Changes nothing. Takes the lock only to see which roots there
+    /// are.
     pub fn is_young(&self, space: SpaceId, range: Range<Gfn>) -> bool {
         let end = range.end.min(self.space.format.end());
         self.roots(space).iter().flatten().any(|root| {

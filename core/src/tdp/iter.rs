@@ -5,9 +5,10 @@ use core::ops::Range;
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::table::{Entry, Table};
+use crate::spte::Spte;
 
-/// A walk over the entries that cover `range`, from the root down to tables at
-/// `floor`.
+/// A walk over the entries that cover `range` and are not empty, from the root
+/// down to tables at `floor`.
 ///
 /// Between two steps the caller may change the entry it was given: the walk
 /// reads it again before it descends.
@@ -56,6 +57,13 @@ impl<'r, H: Hal> Iter<'r, H> {
             self.current = child;
             return;
         }
+        self.skip();
+    }
+
+    /// Goes on behind the entry at `at`.
+    #[inline(always)]
+    fn skip(&mut self) {
+        let level = self.current.level();
         self.at = self.at.align_down(level).add(level.pages());
         if self.at.index(level) == 0 {
             self.ascend();
@@ -87,11 +95,15 @@ impl<'r, H: Hal> Iterator for Iter<'r, H> {
         if self.visited {
             self.step();
         }
-        if self.at >= self.end {
-            self.visited = false;
-            return None;
+        while self.at < self.end {
+            let entry = self.current.entry(self.at);
+            if entry.value() != Spte::EMPTY {
+                self.visited = true;
+                return Some(entry);
+            }
+            self.skip();
         }
-        self.visited = true;
-        Some(self.current.entry(self.at))
+        self.visited = false;
+        None
     }
 }

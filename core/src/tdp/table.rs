@@ -64,6 +64,15 @@ impl<H: Hal> FreshTable<H> {
         self.pfn
     }
 
+    /// Gives the table to somebody else, who frees it.
+    fn give_away(self) -> (H, Pfn) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is neither dropped nor used again, so the handle is
+        // moved out once.
+        let hal = unsafe { core::ptr::read(&this.hal) };
+        (hal, this.pfn)
+    }
+
     /// Writes a leaf, or any other entry that is not a link.
     pub(super) fn fill(&mut self, format: &EntryFormat, level: Level, index: usize, value: Spte) {
         if format.kind(value, level) == Kind::Table {
@@ -93,26 +102,26 @@ impl<H: Hal> Drop for FreshTable<H> {
 ///
 /// Freed after a grace period, because lockless walks start here.
 pub struct RootTable<H: Hal> {
-    table: ManuallyDrop<FreshTable<H>>,
+    hal: H,
+    pfn: Pfn,
 }
 
 impl<H: Hal> RootTable<H> {
     /// Makes a table a root.
     pub fn new(table: FreshTable<H>) -> Self {
-        Self {
-            table: ManuallyDrop::new(table),
-        }
+        let (hal, pfn) = table.give_away();
+        Self { hal, pfn }
     }
 
     /// The frame that hardware is pointed at.
     pub fn pfn(&self) -> Pfn {
-        self.table.pfn
+        self.pfn
     }
 
     /// The table, for a walk within the read section of `rcu`.
     pub fn walk<'r>(&'r self, space: &'r Space<H>, _rcu: &'r RcuGuard<'_, H>) -> Table<'r, H> {
         // SAFETY: this value owns the table and outlives `'r`.
-        unsafe { Table::at(space, self.table.pfn, space.format.root_level()) }
+        unsafe { Table::at(space, self.pfn, space.format.root_level()) }
     }
 }
 
@@ -121,7 +130,7 @@ impl<H: Hal> Drop for RootTable<H> {
         // SAFETY: owned and not used after this. No vCPU runs on it (each
         // holds a handle to what owns this value); lockless walkers that still
         // read it are inside a section.
-        unsafe { self.table.hal.free_table_deferred(self.table.pfn) }
+        unsafe { self.hal.free_table_deferred(self.pfn) }
     }
 }
 
@@ -176,9 +185,11 @@ impl<'r, H: Hal> Table<'r, H> {
 
     #[inline(always)]
     fn word(&self, gfn: Gfn) -> &'r AtomicU64 {
-        // SAFETY: readable for `'r`, by the promise of `at`.
-        let page: &'r PageTable = unsafe { self.page.as_ref() };
-        &page.entries[gfn.index(self.level) & (ENTRIES - 1)]
+        let index = gfn.index(self.level) & (ENTRIES - 1);
+        // SAFETY: readable for `'r`, by the promise of `at`, and the index is
+        // within the table. Only the one entry is referred to: an interpreter
+        // that checks references checks every byte of them.
+        unsafe { &(&(*self.page.as_ptr()).entries)[index] }
     }
 }
 
@@ -299,7 +310,8 @@ impl<'r, H: Hal> Entry<'r, H> {
         let pfn = table.pfn;
         match self.compare_exchange(self.table.space.format.link(pfn)) {
             Ok(()) => {
-                core::mem::forget(table);
+                // From now on it is freed by whoever takes the link out.
+                table.give_away();
                 // SAFETY: just linked, so it stays readable for the section.
                 Ok(unsafe { Table::at(self.table.space, pfn, below) })
             }

@@ -11,10 +11,12 @@ use waterbear_hal::{Gfn, Gpa, Hal, HostPage, Level};
 use super::Vm;
 use crate::Error;
 use crate::memslot::{Slot, SlotsRead, SpaceId};
+use crate::request::Request;
 use crate::spte::LeafRights;
 use crate::tdp::fast::Access;
 use crate::tdp::mmio::MmioHit;
 use crate::tdp::{DirtyTracking, FastFault, Goal, Mapped, RootRef, RootRole, TableCache};
+use crate::vcpu::Vcpu;
 
 /// What a vCPU keeps for its faults.
 pub struct VcpuMmu<H: Hal> {
@@ -26,10 +28,15 @@ pub struct VcpuMmu<H: Hal> {
 impl<H: Hal> VcpuMmu<H> {
     /// For a vCPU that has not run yet.
     pub fn new() -> Self {
+        Self::within(SpaceId::NORMAL)
+    }
+
+    /// For faults of nobody in particular, in an address space.
+    pub fn within(space: SpaceId) -> Self {
         Self {
             cache: TableCache::new(),
             root: None,
-            space: SpaceId::NORMAL,
+            space,
         }
     }
 
@@ -61,7 +68,7 @@ pub enum Outcome {
 
 impl<H: Hal> Vm<H> {
     /// Gives a vCPU the root that is valid now, and returns it. The vCPU calls
-    /// it when [`Request::MMU_RELOAD`](crate::request::Request::MMU_RELOAD) is
+    /// it when [`Request::MMU_RELOAD`] is
     /// pending and when it has none. May sleep.
     ///
     /// # Errors
@@ -74,11 +81,14 @@ impl<H: Hal> Vm<H> {
         Ok(vcpu.root.insert(root).clone())
     }
 
-    /// Moves a vCPU to another address space. It has no root afterwards.
-    pub fn switch_space(&self, vcpu: &mut VcpuMmu<H>, space: SpaceId) {
-        if vcpu.space != space {
-            vcpu.space = space;
-            vcpu.root = None;
+    /// Moves a vCPU to another address space. It asks for a root before it
+    /// enters the guest again: what hardware was pointed at is no longer held.
+    /// The vCPU's thread calls it.
+    pub fn switch_space(&self, vcpu: &Vcpu<H>, mmu: &mut VcpuMmu<H>, space: SpaceId) {
+        if mmu.space != space {
+            mmu.space = space;
+            vcpu.requests().make(Request::MMU_RELOAD);
+            mmu.root = None;
         }
     }
 

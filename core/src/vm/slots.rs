@@ -25,8 +25,7 @@ impl<H: Hal> Vm<H> {
             // Looking would only pin pages that the guest has not asked for.
             return;
         }
-        let mut vcpu = VcpuMmu::new();
-        self.switch_space(&mut vcpu, slot.space);
+        let mut vcpu = VcpuMmu::within(slot.space);
         let mut from = slot.base;
         while let Some(table) = self.mmu.next_small(slot.space, from..slot.end()) {
             // The fault path replaces a table by a leaf wherever a leaf may

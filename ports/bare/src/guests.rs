@@ -147,7 +147,7 @@ fn counts<V: Vendor>(vendor: &V) -> Result<(), &'static str> {
     };
     drop(token);
     registry.unregister(|| ()).map_err(|_| "not unregistered")?;
-    say!("     {exits} exits, {outs} of them writes to the port");
+    say!("NOTE {exits} exits, {outs} of them writes to the port");
     if outs != 1000 {
         return Err("the port was not written a thousand times");
     }
@@ -178,7 +178,7 @@ fn drive<V: Vendor>(vendor: &V, vm: &Vm<Bare>) -> Result<(u32, u32), &'static st
         let Some(exit) = exit else { continue };
         exits += 1;
         let gone = |gpa: Gpa, outcome| {
-            say!("     {outcome:?} at {gpa:?}");
+            say!("NOTE {outcome:?} at {gpa:?}");
             Err("the guest touched what it does not have")
         };
         match exit {
@@ -204,7 +204,7 @@ fn drive<V: Vendor>(vendor: &V, vm: &Vm<Bare>) -> Result<(u32, u32), &'static st
             }
             Exit::Halt => return Ok((exits, outs)),
             other => {
-                say!("     {other:?}, {:x?}", vendor.regs(runner.state()));
+                say!("NOTE {other:?}, {:x?}", vendor.regs(runner.state()));
                 return Err("the guest was left for no good reason");
             }
         }

@@ -61,10 +61,12 @@ impl Cpus {
     /// Whether a test wants the next question about contention answered with
     /// yes.
     pub(crate) fn pretends_contention(&self) -> bool {
-        let forced = self
-            .contend_next
-            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
-            .is_ok();
+        // A look first: it is asked after every entry of a walk.
+        let forced = self.contend_next.load(Relaxed) != 0
+            && self
+                .contend_next
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_ok();
         let every = self.contend_every.load(Relaxed);
         forced || every != 0 && self.questions.fetch_add(1, Relaxed) % every == every - 1
     }

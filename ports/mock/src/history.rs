@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use waterbear_hal::Pfn;
@@ -55,13 +56,17 @@ type Image = HashMap<Pfn, [u64; ENTRIES]>;
 
 /// The events of the recording that runs, if one does.
 #[derive(Default)]
-pub(crate) struct Recorder(Mutex<Option<Vec<Event>>>);
+pub(crate) struct Recorder {
+    /// Whether one runs: a look that costs less than the lock.
+    on: AtomicBool,
+    events: Mutex<Option<Vec<Event>>>,
+}
 
 impl Machine {
     /// Adds an event to the recording that runs.
     pub(crate) fn record(&self, event: Event) {
-        if self.watching.load(Relaxed)
-            && let Some(events) = book(&self.recorder.0).as_mut()
+        if self.recorder.on.load(Relaxed)
+            && let Some(events) = book(&self.recorder.events).as_mut()
         {
             events.push(event);
         }
@@ -92,11 +97,13 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
     pub fn record<R>(&self, op: impl FnOnce() -> R) -> (R, History) {
         let machine = &*self.0;
         let start = machine.image();
-        let before = book(&machine.recorder.0).replace(Vec::new());
+        let before = book(&machine.recorder.events).replace(Vec::new());
         assert!(before.is_none(), "a recording already runs");
+        machine.recorder.on.store(true, Relaxed);
         machine.watching.store(true, Relaxed);
         let result = op();
-        let events = book(&machine.recorder.0).take().unwrap_or_default();
+        let events = book(&machine.recorder.events).take().unwrap_or_default();
+        machine.recorder.on.store(false, Relaxed);
         machine.watching.store(machine.checking, Relaxed);
         let (history, noted) = History::new(start, events);
         for (table, entries) in machine.image() {

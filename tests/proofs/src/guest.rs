@@ -3,7 +3,6 @@ use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::memslot::SpaceId;
 use waterbear_core::regs::Regs;
-use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vcpu::{Runner, Vcpu};
@@ -152,8 +151,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
 
     /// Moves the vCPU to another address space.
     pub fn switch_space(&mut self, space: SpaceId) {
-        self.rig.vm.switch_space(&mut self.mmu, space);
-        self.vcpu.make_request(Request::MMU_RELOAD);
+        self.rig.vm.switch_space(self.vcpu, &mut self.mmu, space);
     }
 
     /// Lets the guest run one access, through as many exits as it takes.

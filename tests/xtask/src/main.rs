@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod bench;
+mod demo;
 mod libtest;
 mod machine;
 mod need;
@@ -39,7 +40,7 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[test::COMMAND, rules::COMMAND, bench::COMMAND];
+const COMMANDS: &[Command] = &[demo::COMMAND, test::COMMAND, rules::COMMAND, bench::COMMAND];
 
 fn main() -> ExitCode {
     match dispatch() {

@@ -22,7 +22,7 @@ use waterbear_mock::hw;
 use waterbear_mock::{MapOptions, MockConfig, MockHost};
 use waterbear_proofs::Paging;
 
-use crate::twins::{explore, must_fail};
+use crate::twins::{explore, explore_bounded, must_fail};
 
 const NORMAL: SpaceId = SpaceId::NORMAL;
 const PAGE: Gfn = Gfn(1);
@@ -253,7 +253,7 @@ impl Machine {
 fn tracking_against_a_fault(setup: Setup) {
     let seen = Seen::default();
     let all = seen.clone();
-    explore(move || {
+    explore_bounded(3, move || {
         let machine = Machine::new();
         let mut vcpu = machine.vcpu();
         setup(&machine, &mut vcpu);

@@ -81,8 +81,7 @@ impl<const N: bool> SlotHooks<Mock<N>> for Deleting<'_, N> {
             if zapped {
                 self.vm.zap_slot(slot);
             }
-            let mut mmu = VcpuMmu::new();
-            self.vm.switch_space(&mut mmu, slot.space);
+            let mut mmu = VcpuMmu::within(slot.space);
             let result = self.vm.prefault(&mut mmu, Gfn(3).gpa());
             assert_eq!(result, Err(Error::Again));
             self.seen.set(self.seen.get() + 1);

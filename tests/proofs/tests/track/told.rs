@@ -60,7 +60,7 @@ fn every_tracker_is_told_of_a_write_after_it_was_made() {
 /// Proves PT-6, TDP-13.
 #[test]
 fn an_emulated_write_is_in_the_dirty_log() {
-    for (paging, dirty) in KINDS {
+    for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
         rig.back(0, 16, MapOptions::WRITABLE);
         rig.slot(0, 0, 8, SlotFlags::LOG_DIRTY).unwrap();
