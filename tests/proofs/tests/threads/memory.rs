@@ -1,4 +1,5 @@
-//! The guest's memory: three parts, each with a service that changes it.
+//! The guest's memory: three parts, each with a service that changes it; all
+//! of them smaller under Miri.
 use waterbear_core::Error;
 use waterbear_core::memslot::{SlotFlags, SpaceId};
 use waterbear_hal::{Level, Pfn};
@@ -12,19 +13,24 @@ use crate::Outcome;
 /// Slot 0 of the normal space, which is logged now and then. Its pages stay:
 /// what the guest wrote to a frame is what was written to its page.
 pub const LOGGED: u64 = 480;
-pub const LOGGED_PAGES: u64 = 1100;
+pub const LOGGED_PAGES: u64 = if cfg!(miri) { 100 } else { 1100 };
 /// The frames of it that are touched: around the edges of tables, of words of
 /// the log, and of the large page.
-pub const HOT: [u64; 10] = [480, 481, 511, 512, 514, 543, 544, 1023, 1024, 1579];
+pub const HOT: [u64; 10] = if cfg!(miri) {
+    [480, 481, 511, 512, 514, 543, 544, 545, 546, 579]
+} else {
+    [480, 481, 511, 512, 514, 543, 544, 1023, 1024, 1579]
+};
 
 /// Slots that come and go: a small one and a large one, in either space.
-pub const PASSING: [(u32, u64, u64); 2] = [(1, 4096, 8), (2, 4608, 520)];
+pub const PASSING: [(u32, u64, u64); 2] =
+    [(1, 4096, 8), (2, 4608, if cfg!(miri) { 40 } else { 520 })];
 /// Where a passing slot moves to.
 pub const MOVED: u64 = 0x4000;
 
 /// Slot 3 of both spaces, whose pages the host replaces.
 pub const CHANGING: u64 = 0x8000;
-pub const CHANGING_PAGES: u64 = 1024;
+pub const CHANGING_PAGES: u64 = if cfg!(miri) { 70 } else { 1024 };
 
 /// Huge pages where the host can.
 const LARGE: MapOptions = MapOptions::WRITABLE.up_to(Level::L2);
@@ -66,7 +72,7 @@ pub fn any_frame(random: &mut Random) -> u64 {
             let first = random.pick(&[first, first, MOVED]);
             first + random.pick(&[0, 1, 5, pages - 1])
         }
-        _ => CHANGING + random.pick(&[0, 1, 63, 511, 512, 700, CHANGING_PAGES - 1]),
+        _ => CHANGING + random.pick(&[0, 1, 63, 511, 512, 700, 1023]) % CHANGING_PAGES,
     }
 }
 

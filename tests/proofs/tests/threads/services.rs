@@ -100,8 +100,8 @@ pub fn change_pages<const N: bool>(stress: &Stress<N>) {
     let _working = stress.working();
     let mut random = Random::new(101);
     for _ in 0..ROUNDS {
-        let first = random.pick(&[0, 1, 63, 500, 512]);
-        let pages = random.pick(&[1, 2, 64, 512]);
+        let first = random.pick(&[0, 1, 63, 500, 512]) % CHANGING_PAGES;
+        let pages = random.pick(&[1, 2, 64, 512]).min(CHANGING_PAGES - first);
         let (gfn, hva) = (CHANGING + first, Rig::<N>::hva(CHANGING + first));
         change(rig, gfn, pages, || match random.below(4) {
             0 => rig.user.unmap(hva, pages),
