@@ -50,7 +50,7 @@ fn run_ops<const N: bool>(setup: Setup, ops: &[Op]) {
 
 /// Runs sequences with as many operations as `total` says.
 fn agree<const N: bool>(paging: Paging, dirty: DirtyTracking, size: Size, total: u64) {
-    let length = if cfg!(miri) { 20 } else { 150 };
+    let length = if cfg!(miri) { 15 } else { 150 };
     let number = |name| {
         let text = std::env::var(name).ok()?;
         Some(text.parse::<u64>().expect("it is a number"))
@@ -80,7 +80,7 @@ fn agree<const N: bool>(paging: Paging, dirty: DirtyTracking, size: Size, total:
 }
 
 /// Each of these runs so many operations.
-const SMALL: u64 = 12_000;
+const SMALL: u64 = 20_000;
 const GIANT: u64 = 1_500;
 
 /// Proves TDP-4, TDP-6, TDP-11, TDP-13.

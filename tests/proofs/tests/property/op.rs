@@ -16,6 +16,9 @@ pub const WINDOW: u64 = 4096;
 /// The names of slots are below it, in good requests.
 pub const SLOTS: u64 = 5;
 
+/// The most pages of a slot or a range: Miri takes long to walk over one.
+const MOST: u64 = if cfg!(miri) { 66 } else { u64::MAX };
+
 /// One access of one guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Touch {
@@ -301,7 +304,7 @@ impl Generator {
         let pages = self.random.pick(&[1, 1, 2, 64, 512, 513, step, step + 1]);
         Pages {
             first,
-            pages: pages.min(window - first),
+            pages: pages.min(window - first).min(MOST),
         }
     }
 
@@ -309,7 +312,7 @@ impl Generator {
         let first = self.gfn().min(self.end - 1);
         let step = self.size.granule();
         let pages = self.random.pick(&[1, 2, 64, 512, step, 3 * step]);
-        (first, pages.min(self.end - first))
+        (first, pages.min(self.end - first).min(MOST))
     }
 
     fn host_change(&mut self, range: Pages, map: bool) -> Op {
@@ -421,7 +424,7 @@ impl Generator {
         let pages = self
             .random
             .pick(&[1, 2, 63, 64, 65, 511, step, step, step + 1, 2 * step]);
-        let pages = pages.min(self.end - base);
+        let pages = pages.min(self.end - base).min(MOST);
         let room = self.size.window() - pages;
         let hva = if self.random.percent(75) {
             // Aligned like the frames, as large mappings need it.

@@ -13,7 +13,7 @@ use crate::Stress;
 use crate::memory::{CHANGING, CHANGING_PAGES, HOT, LOGGED, LOGGED_PAGES, MOVED, PASSING};
 
 /// How often a service does its work.
-const ROUNDS: usize = if cfg!(miri) { 2 } else { 25 };
+const ROUNDS: usize = if cfg!(miri) { 2 } else { 60 };
 
 /// The content of a frame of the logged slot: how often it was written.
 fn content<const N: bool>(rig: &Rig<N>, gfn: u64) -> u64 {
