@@ -2,10 +2,10 @@
 //! first. Only walks: what to do with an entry is the caller's.
 use core::ops::Range;
 
+use waterbear_hal::memory::ENTRY_BITS;
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::table::{Entry, Table};
-use crate::spte::Spte;
 
 /// A walk over the entries that cover `range` and are not empty, from the root
 /// down to tables at `floor`.
@@ -57,17 +57,17 @@ impl<'r, H: Hal> Iter<'r, H> {
             self.current = child;
             return;
         }
-        self.skip();
-    }
-
-    /// Goes on behind the entry at `at`.
-    #[inline(always)]
-    fn skip(&mut self) {
-        let level = self.current.level();
         self.at = self.at.align_down(level).add(level.pages());
         if self.at.index(level) == 0 {
             self.ascend();
         }
+    }
+
+    /// Goes on behind the current table.
+    fn leave(&mut self) {
+        let span = self.current.level().pages() << ENTRY_BITS;
+        self.at = Gfn((self.at.0 | (span - 1)) + 1);
+        self.ascend();
     }
 
     /// Goes up from a table that has ended, to the first that has not.
@@ -96,12 +96,15 @@ impl<'r, H: Hal> Iterator for Iter<'r, H> {
             self.step();
         }
         while self.at < self.end {
-            let entry = self.current.entry(self.at);
-            if entry.value() != Spte::EMPTY {
+            let Some(entry) = self.current.next_filled(self.at) else {
+                self.leave();
+                continue;
+            };
+            self.at = entry.frame();
+            if self.at < self.end {
                 self.visited = true;
                 return Some(entry);
             }
-            self.skip();
         }
         self.visited = false;
         None

@@ -183,6 +183,33 @@ impl<'r, H: Hal> Table<'r, H> {
         }
     }
 
+    /// The first entry that is not empty, from the one that covers `gfn` to the
+    /// end of the table.
+    #[inline(always)]
+    pub fn next_filled(&self, gfn: Gfn) -> Option<Entry<'r, H>> {
+        // SAFETY: readable for `'r`, by the promise of `at`.
+        let page: &'r PageTable = unsafe { self.page.as_ref() };
+        let first = gfn.index(self.level);
+        // Acquire as in `entry`.
+        let filled =
+            |word: &AtomicU64| Some(word.load(Ordering::Acquire)).filter(|&bits| bits != 0);
+        let (skipped, bits) = page
+            .entries
+            .iter()
+            .skip(first)
+            .enumerate()
+            .find_map(|(skipped, word)| Some((skipped as u64, filled(word)?)))?;
+        let pages = self.level.pages();
+        Some(Entry {
+            table: *self,
+            gfn: match skipped {
+                0 => gfn,
+                _ => gfn.align_down(self.level).add(skipped * pages),
+            },
+            value: Spte::from_bits(bits),
+        })
+    }
+
     #[inline(always)]
     fn word(&self, gfn: Gfn) -> &'r AtomicU64 {
         let index = gfn.index(self.level) & (ENTRIES - 1);
@@ -222,6 +249,12 @@ impl<'r, H: Hal> Entry<'r, H> {
     #[inline(always)]
     pub fn gfn(&self) -> Gfn {
         self.gfn.align_down(self.table.level)
+    }
+
+    /// The frame by which the entry was found.
+    #[inline(always)]
+    pub(super) fn frame(&self) -> Gfn {
+        self.gfn
     }
 
     /// The table that the entry stands in.

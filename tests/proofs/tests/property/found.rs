@@ -9,6 +9,7 @@ use waterbear_proofs::{Paging, Reached, Rig};
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn pages_whose_word_of_the_log_spans_two_tables_are_all_protected() {
     let rig = Rig::<true>::new(Paging::Ept, WriteProtect);
     rig.back(500, 64, MapOptions::WRITABLE);
@@ -27,6 +28,7 @@ fn pages_whose_word_of_the_log_spans_two_tables_are_all_protected() {
 
 /// Proves TDP-8, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn no_large_mapping_brings_back_a_page_that_is_changing() {
     let rig = Rig::<true>::new(Paging::Npt, WriteProtect);
     rig.memory(0, 0, 512, Level::L2);
@@ -48,6 +50,7 @@ fn no_large_mapping_brings_back_a_page_that_is_changing() {
 
 /// Proves TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn no_page_is_pinned_because_a_log_stops() {
     let rig = Rig::<false>::new(Paging::Ept, WriteProtect);
     rig.back(0, 64, MapOptions::WRITABLE);

@@ -91,18 +91,21 @@ fn ept_agrees_with_the_model_under_write_protection() {
 
 /// Proves TDP-4, TDP-6, TDP-10, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn ept_agrees_with_the_model_under_dirty_bits() {
     agree::<true>(Paging::Ept, DirtyBit, Size::Small, SMALL);
 }
 
 /// Proves TDP-4, TDP-6, TDP-11, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn ept_without_accessed_bits_agrees_with_the_model() {
     agree::<true>(Paging::EptPlain, WriteProtect, Size::Small, SMALL);
 }
 
 /// Proves TDP-4, TDP-6, TDP-11, TDP-13, TDP-15.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn npt_agrees_with_the_model_under_write_protection() {
     agree::<true>(Paging::Npt, WriteProtect, Size::Small, SMALL);
 }
@@ -115,12 +118,14 @@ fn npt_agrees_with_the_model_under_dirty_bits() {
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn ept_agrees_with_the_model_on_pinned_pages() {
     agree::<false>(Paging::Ept, WriteProtect, Size::Small, SMALL);
 }
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn ept_agrees_with_the_model_on_pinned_pages_under_dirty_bits() {
     agree::<false>(Paging::Ept, DirtyBit, Size::Small, SMALL);
 }
@@ -133,12 +138,14 @@ fn ept_without_accessed_bits_agrees_with_the_model_on_pinned_pages() {
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn npt_agrees_with_the_model_on_pinned_pages() {
     agree::<false>(Paging::Npt, WriteProtect, Size::Small, SMALL);
 }
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn npt_agrees_with_the_model_on_pinned_pages_under_dirty_bits() {
     agree::<false>(Paging::Npt, DirtyBit, Size::Small, SMALL);
 }

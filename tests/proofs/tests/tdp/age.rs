@@ -13,6 +13,7 @@ fn hvas(first: u64, end: u64) -> std::ops::Range<waterbear_hal::Hva> {
 
 /// Proves TDP-14, TDP-10.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_is_young_from_its_use_until_its_age_is_cleared() {
     on_each::<true>(|case, rig| {
         rig.memory(0, 0, 1024, Level::L2);
@@ -45,6 +46,7 @@ fn a_page_is_young_from_its_use_until_its_age_is_cleared() {
 
 /// Proves TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn asking_for_age_changes_nothing() {
     on_each::<true>(|case, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -65,6 +67,7 @@ fn asking_for_age_changes_nothing() {
 
 /// Proves TDP-14, TDP-11, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn an_aged_page_keeps_its_frame_and_is_logged_when_it_is_written() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -91,6 +94,7 @@ fn an_aged_page_keeps_its_frame_and_is_logged_when_it_is_written() {
 
 /// Proves TDP-14, TDP-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn an_aged_page_is_zapped_like_any_other() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -107,6 +111,7 @@ fn an_aged_page_is_zapped_like_any_other() {
 
 /// Proves TDP-10, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn clearing_age_keeps_the_dirty_bit() {
     on_each::<true>(|case, rig| {
         rig.memory(0, 0, 16, Level::L1);

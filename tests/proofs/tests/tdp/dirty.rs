@@ -23,6 +23,7 @@ fn look<const N: bool>(rig: &Rig<N>, id: u32, pages: u64) -> Vec<u64> {
 
 /// Proves TDP-13, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_dirty_log_has_what_was_written_and_nothing_else() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         for contention in [0, 1] {
@@ -56,6 +57,7 @@ fn the_dirty_log_has_what_was_written_and_nothing_else() {
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_slot_that_begins_anywhere_logs_every_page_again_after_every_look() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         // Words of the log lie across the edges of tables: no base is a
@@ -87,6 +89,7 @@ fn a_slot_that_begins_anywhere_logs_every_page_again_after_every_look() {
 
 /// Proves TDP-13, TDP-10, BUG-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_write_just_before_a_mapping_goes_is_in_the_log() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 64, Level::L1);
@@ -127,6 +130,7 @@ fn a_write_just_before_a_mapping_goes_is_in_the_log() {
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_look_that_does_not_clear_leaves_the_log_to_the_second_call() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         let (base, pages) = (0x1e1, 200);
@@ -169,6 +173,7 @@ fn a_look_that_does_not_clear_leaves_the_log_to_the_second_call() {
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_range_to_clear_that_makes_no_sense_changes_nothing() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 200, Level::L1);
@@ -210,6 +215,7 @@ fn a_range_to_clear_that_makes_no_sense_changes_nothing() {
 
 /// Proves TDP-13, BUG-7.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn collecting_the_log_touches_no_entry_that_is_not_present() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 128, Level::L1);
@@ -244,6 +250,7 @@ fn collecting_the_log_touches_no_entry_that_is_not_present() {
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_root_that_is_made_while_the_log_is_collected_is_protected_too() {
     for dirty in [WriteProtect, DirtyBit] {
         let case = Case {
@@ -292,6 +299,7 @@ fn a_root_that_is_made_while_the_log_is_collected_is_protected_too() {
 
 /// Proves TDP-13, TDP-10.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_tlb_of_a_running_vcpu_hides_no_write_after_the_log_was_read() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 64, Level::L1);
@@ -318,6 +326,7 @@ fn the_tlb_of_a_running_vcpu_hides_no_write_after_the_log_was_read() {
 
 /// Proves TDP-13, TDP-9.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_in_two_slots_is_logged_where_it_was_written() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -338,6 +347,7 @@ fn a_page_in_two_slots_is_logged_where_it_was_written() {
 
 /// Proves TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn dirty_bits_are_refused_where_the_format_has_none() {
     let host = waterbear_mock::MockHost::new();
     let user = host.new_space();

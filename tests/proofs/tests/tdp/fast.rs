@@ -36,6 +36,7 @@ fn fast<const N: bool>(rig: &Rig<N>, guest: &Guest<'_, N>, gfn: u64, access: Wan
 
 /// Proves TDP-11, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_fast_path_gives_back_w_after_write_protection_and_logs_the_write() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -55,6 +56,7 @@ fn the_fast_path_gives_back_w_after_write_protection_and_logs_the_write() {
 
 /// Proves TDP-11.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_fast_path_never_gives_w_that_host_or_tracking_forbid() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.back(0, 8, MapOptions::READ_ONLY);
@@ -79,6 +81,7 @@ fn the_fast_path_never_gives_w_that_host_or_tracking_forbid() {
 
 /// Proves TDP-11, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_fast_path_makes_no_large_mapping_writable_that_is_logged() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 512, Level::L2);
@@ -94,6 +97,7 @@ fn the_fast_path_makes_no_large_mapping_writable_that_is_logged() {
 
 /// Proves TDP-11, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_fast_path_gives_back_what_access_tracking_put_aside() {
     fn test<const N: bool>(case: Case, rig: &Rig<N>) {
         if case.paging != Paging::EptPlain {

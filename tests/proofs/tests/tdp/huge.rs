@@ -31,6 +31,7 @@ fn assert_right<const N: bool>(
 
 /// Proves TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_mapping_is_as_large_as_the_hosts_where_it_may_be() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, L3, Level::L3);
@@ -62,6 +63,7 @@ fn a_mapping_is_as_large_as_the_hosts_where_it_may_be() {
 
 /// Proves TDP-12, BUG-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_large_page_that_the_slots_edge_cuts_is_mapped_small() {
     on_each::<true>(|_, rig| {
         // The host's large pages reach beyond the slot on both sides.
@@ -99,6 +101,7 @@ fn a_large_page_that_the_slots_edge_cuts_is_mapped_small() {
 
 /// Proves TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn guest_and_host_addresses_that_are_not_aligned_alike_are_mapped_small() {
     on_each::<true>(|_, rig| {
         rig.back(0, 4 * L2, MapOptions::WRITABLE.up_to(Level::L2));
@@ -120,6 +123,7 @@ fn guest_and_host_addresses_that_are_not_aligned_alike_are_mapped_small() {
 
 /// Proves TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_blocks_large_mappings_is_mapped_small_until_it_no_longer_does() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 2 * L2, Level::L2);
@@ -149,6 +153,7 @@ fn a_page_that_blocks_large_mappings_is_mapped_small_until_it_no_longer_does() {
 
 /// Proves TDP-12, TDP-5.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_logged_write_to_a_large_mapping_splits_it_and_moves_nothing() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, L3, Level::L3);
@@ -176,6 +181,7 @@ fn a_logged_write_to_a_large_mapping_splits_it_and_moves_nothing() {
 
 /// Proves TDP-5, TDP-12, TDP-7.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn splitting_ahead_changes_no_translation_and_flushes_nothing() {
     on_each::<true>(|_, rig| {
         for contention in [0, 1, 3] {
@@ -212,6 +218,7 @@ fn splitting_ahead_changes_no_translation_and_flushes_nothing() {
 
 /// Proves TDP-5, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_leaf_in_place_of_a_table_flushes_the_whole_range() {
     on_each::<true>(|case, rig| {
         rig.memory(0, 0, 2 * L2, Level::L2);
@@ -231,6 +238,7 @@ fn a_leaf_in_place_of_a_table_flushes_the_whole_range() {
 
 /// Proves TDP-14, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_end_of_logging_maps_nothing_that_was_not_mapped_on_a_host_that_pins() {
     for case in crate::support::cases() {
         let rig = case.rig::<false>();
@@ -249,6 +257,7 @@ fn the_end_of_logging_maps_nothing_that_was_not_mapped_on_a_host_that_pins() {
 
 /// Proves TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_host_page_that_the_host_splits_is_mapped_small() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 2 * L2, Level::L2);

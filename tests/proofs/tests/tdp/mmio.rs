@@ -34,6 +34,7 @@ fn hit<const N: bool>(rig: &Rig<N>, guest: &Guest<'_, N>, gfn: u64) -> MmioHit {
 
 /// Proves MS-9.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_device_access_is_remembered_until_the_slots_change() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -94,6 +95,7 @@ fn region<const N: bool>(pages: u64) -> Region {
 
 /// Proves MS-9, BUG-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn nothing_is_remembered_and_nothing_believed_while_the_slots_change() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -137,6 +139,7 @@ fn nothing_is_remembered_and_nothing_believed_while_the_slots_change() {
 
 /// Proves MS-9, TDP-9, BUG-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn before_a_generation_comes_again_every_old_mmio_entry_is_gone() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.back(0, 16, MapOptions::WRITABLE);
@@ -179,6 +182,7 @@ fn before_a_generation_comes_again_every_old_mmio_entry_is_gone() {
 
 /// Proves TDP-5, TDP-6, BUG-9.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn an_mmio_entry_replaces_a_mapping_only_after_the_mapping_is_gone_from_every_tlb() {
     fn test<const N: bool>(case: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 1024, Level::L2);
@@ -223,6 +227,7 @@ fn an_mmio_entry_replaces_a_mapping_only_after_the_mapping_is_gone_from_every_tl
 
 /// Proves MS-9, TDP-7.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_zap_takes_mmio_entries_too() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -246,6 +251,7 @@ fn a_zap_takes_mmio_entries_too() {
 
 /// Proves TDP-15.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_cpu_without_reserved_bits_asks_about_every_device_access() {
     use waterbear_core::tdp::DirtyTracking::WriteProtect;
     let formats = [

@@ -36,6 +36,7 @@ fn elsewhere(f: impl FnOnce() + Send) {
 
 /// Proves TDP-8, TDP-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_changes_while_a_fault_looks_for_it_is_never_mapped() {
     shared(|_, rig| {
         rig.memory(0, 0, 1024, Level::L2);
@@ -65,6 +66,7 @@ fn a_page_that_changes_while_a_fault_looks_for_it_is_never_mapped() {
 
 /// Proves TDP-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_fault_installs_nothing_while_its_page_is_being_changed() {
     shared(|_, rig| {
         rig.memory(0, 0, 64, Level::L1);
@@ -92,6 +94,7 @@ fn a_fault_installs_nothing_while_its_page_is_being_changed() {
 
 /// Proves TDP-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_change_that_begins_inside_a_fault_and_ends_after_it_holds_the_fault_off() {
     shared(|_, rig| {
         rig.memory(0, 0, 64, Level::L1);
@@ -121,6 +124,7 @@ fn a_change_that_begins_inside_a_fault_and_ends_after_it_holds_the_fault_off() {
 
 /// Proves TDP-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_is_looked_for_after_the_change_is_mapped_at_once() {
     shared(|_, rig| {
         rig.memory(0, 0, 64, Level::L1);
@@ -135,6 +139,7 @@ fn a_page_that_is_looked_for_after_the_change_is_mapped_at_once() {
 
 /// Proves TDP-8, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn changes_may_overlap_and_nest() {
     shared(|_, rig| {
         rig.memory(0, 0, 64, Level::L1);
@@ -171,6 +176,7 @@ fn changes_may_overlap_and_nest() {
 
 /// Proves TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_change_outside_every_slot_is_nothing() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 16, 16, Level::L1);
@@ -198,6 +204,7 @@ fn a_change_outside_every_slot_is_nothing() {
 
 /// Proves TDP-14, TDP-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn memory_in_several_slots_and_address_spaces_goes_from_all_of_them() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -244,6 +251,7 @@ fn memory_in_several_slots_and_address_spaces_goes_from_all_of_them() {
 
 /// Proves TDP-14, TDP-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn another_page_put_in_place_of_one_is_what_the_guest_reaches() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -265,6 +273,7 @@ fn another_page_put_in_place_of_one_is_what_the_guest_reaches() {
 
 /// Proves TDP-8.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn an_end_without_a_beginning_is_reported() {
     let rig = cases().remove(0).rig::<true>();
     let end_only = std::panic::AssertUnwindSafe(|| rig.vm.mmu().end_invalidation());

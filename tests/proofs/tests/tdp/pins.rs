@@ -11,6 +11,7 @@ use crate::support::{Watch, mapping, on_each, root};
 
 /// Proves TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_is_referenced_from_its_fault_to_its_unmap() {
     on_each::<false>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -35,6 +36,7 @@ fn a_page_is_referenced_from_its_fault_to_its_unmap() {
 
 /// Proves TDP-14, TDP-6.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn no_reference_is_given_back_before_the_flush() {
     on_each::<false>(|_, rig| {
         // More pages than an operation collects before it flushes.
@@ -78,6 +80,7 @@ fn no_reference_is_given_back_before_the_flush() {
 
 /// Proves TDP-5, TDP-14, TDP-3.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_changed_without_notice_is_replaced_by_way_of_nothing() {
     on_each::<false>(|_, rig| {
         rig.back(0, 16, MapOptions::READ_ONLY);
@@ -115,6 +118,7 @@ fn a_page_that_changed_without_notice_is_replaced_by_way_of_nothing() {
 
 /// Proves TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn faults_that_install_nothing_keep_no_reference() {
     on_each::<false>(|_, rig| {
         rig.memory(0, 0, 16, Level::L1);
@@ -138,6 +142,7 @@ fn faults_that_install_nothing_keep_no_reference() {
 
 /// Proves TDP-14, TDP-9.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_end_of_a_vm_gives_every_page_back() {
     for case in crate::support::cases() {
         let rig = case.rig::<false>();

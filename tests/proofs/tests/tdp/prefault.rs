@@ -13,6 +13,7 @@ use crate::support::{Case, cases, end, mapping, on_both_hosts, on_each, root};
 
 /// Proves TDP-12, MS-7.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_prefault_maps_like_a_read_and_says_how_large() {
     on_each::<true>(|_, rig| {
         rig.memory(0, 0, 512 * 512, Level::L3);
@@ -48,6 +49,7 @@ fn a_prefault_maps_like_a_read_and_says_how_large() {
 
 /// Proves TDP-13, MS-7.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_prefault_dirties_nothing() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -98,6 +100,7 @@ impl<const N: bool> SlotHooks<Mock<N>> for Deleting<'_, N> {
 
 /// Proves MS-7, BUG-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_prefault_in_a_slot_that_is_being_deleted_says_again_and_returns() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);
@@ -125,6 +128,7 @@ fn a_prefault_in_a_slot_that_is_being_deleted_says_again_and_returns() {
 
 /// Proves TDP-8, BUG-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_prefault_that_meets_a_change_says_again_and_returns() {
     fn test<const N: bool>(case: Case) {
         let rig = Arc::new(case.rig::<N>());
@@ -157,6 +161,7 @@ fn a_prefault_that_meets_a_change_says_again_and_returns() {
 
 /// Proves TDP-9.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_prefault_without_a_valid_root_gets_one() {
     fn test<const N: bool>(_: Case, rig: &Rig<N>) {
         rig.memory(0, 0, 16, Level::L1);

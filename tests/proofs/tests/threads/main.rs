@@ -140,18 +140,21 @@ fn threads_on_ept_under_write_protection_lose_nothing() {
 
 /// Proves TDP-2, TDP-4, TDP-6, TDP-8, TDP-10, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_ept_under_dirty_bits_lose_nothing() {
     stress::<true>(Paging::Ept, DirtyBit);
 }
 
 /// Proves TDP-2, TDP-4, TDP-6, TDP-8, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_ept_without_accessed_bits_lose_nothing() {
     stress::<true>(Paging::EptPlain, WriteProtect);
 }
 
 /// Proves TDP-2, TDP-4, TDP-6, TDP-8, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_npt_under_write_protection_lose_nothing() {
     stress::<true>(Paging::Npt, WriteProtect);
 }
@@ -164,12 +167,14 @@ fn threads_on_npt_under_dirty_bits_lose_nothing() {
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_ept_with_pinned_pages_lose_nothing() {
     stress::<false>(Paging::Ept, WriteProtect);
 }
 
 /// Proves TDP-6, TDP-10, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_ept_with_pinned_pages_and_dirty_bits_lose_nothing() {
     stress::<false>(Paging::Ept, DirtyBit);
 }
@@ -182,12 +187,14 @@ fn threads_on_ept_without_accessed_bits_and_with_pinned_pages_lose_nothing() {
 
 /// Proves TDP-6, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_npt_with_pinned_pages_lose_nothing() {
     stress::<false>(Paging::Npt, WriteProtect);
 }
 
 /// Proves TDP-6, TDP-10, TDP-13, TDP-14.
 #[test]
+#[cfg_attr(miri, ignore = "one of each kind of table is enough for unsafe code")]
 fn threads_on_npt_with_pinned_pages_and_dirty_bits_lose_nothing() {
     stress::<false>(Paging::Npt, DirtyBit);
 }

@@ -11,6 +11,7 @@ use crate::{KINDS, NORMAL};
 
 /// Proves PT-2, PT-4.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_write_to_a_tracked_page_is_emulated_and_nothing_else_changes() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -45,6 +46,7 @@ fn a_write_to_a_tracked_page_is_emulated_and_nothing_else_changes() {
 
 /// Proves PT-2.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_is_tracked_before_it_is_mapped_is_never_writable() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -66,6 +68,7 @@ fn a_page_that_is_tracked_before_it_is_mapped_is_never_writable() {
 
 /// Proves PT-2, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_huge_mapping_around_a_tracked_page_is_split_by_the_next_write() {
     // A page of 1 GiB has too many counts for an interpreter.
     let levels: &[Level] = if cfg!(miri) {
@@ -106,6 +109,7 @@ fn a_huge_mapping_around_a_tracked_page_is_split_by_the_next_write() {
 
 /// Proves PT-2, TDP-12.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_tracked_page_is_not_swallowed_by_a_huge_mapping() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -135,6 +139,7 @@ fn a_tracked_page_is_not_swallowed_by_a_huge_mapping() {
 
 /// Proves PT-2.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn both_address_spaces_lose_the_permission_and_each_has_its_own_trackers() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -169,6 +174,7 @@ fn both_address_spaces_lose_the_permission_and_each_has_its_own_trackers() {
 
 /// Proves PT-2, TDP-11.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn a_page_that_is_not_writable_now_does_not_become_so_when_it_is_tracked() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -199,6 +205,7 @@ fn a_page_that_is_not_writable_now_does_not_become_so_when_it_is_tracked() {
 
 /// Proves PT-4.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_page_may_be_tracked_while_a_fault_looks_for_it() {
     for (paging, dirty) in KINDS.iter().copied() {
         let cases: &[bool] = if cfg!(miri) { &[true] } else { &[false, true] };
@@ -228,6 +235,7 @@ fn the_page_may_be_tracked_while_a_fault_looks_for_it() {
 
 /// Proves PT-2, TDP-13.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn what_was_written_before_the_page_was_tracked_is_in_the_log() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
@@ -257,6 +265,7 @@ fn what_was_written_before_the_page_was_tracked_is_in_the_log() {
 
 /// Proves TDP-15.
 #[test]
+#[cfg_attr(miri, ignore = "takes no path through unsafe code that others do not")]
 fn the_cpus_walk_through_a_tracked_page_table_of_the_guest_makes_progress() {
     for (paging, dirty) in KINDS.iter().copied() {
         let rig = Rig::<true>::new(paging, dirty);
