@@ -1,6 +1,6 @@
 //! Random sequences of operations, compared with a naive model step by step.
 //!
-//! [`op`] makes sequences as plain data, [`world`] runs them on the rig and on
+//! [`generator`] makes sequences as plain data, [`world`] runs them on the rig and on
 //! the [`model`], and after each step [`check`] asks the model about every
 //! mapping that page tables and TLBs hold of the frames that matter. A
 //! sequence that fails is cut ([`shrink`]) and printed. `WATERBEAR_SEED` runs
@@ -10,9 +10,12 @@
 
 mod check;
 mod found;
+mod generator;
+mod host;
 mod log;
 mod model;
 mod op;
+mod region;
 mod shrink;
 mod world;
 
@@ -23,7 +26,8 @@ use waterbear_hal::Level;
 use waterbear_mock::MockConfig;
 use waterbear_proofs::{Paging, Rig};
 
-use op::{Generator, Op, Size};
+use generator::Generator;
+use op::{Op, Size};
 use world::World;
 
 /// What a sequence runs on.

@@ -5,26 +5,26 @@ use waterbear_core::tdp::DirtyTracking;
 use waterbear_core::tdp::walk::Yielding;
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{Gfn, Hva, Level, Pfn, ResolveError};
-use waterbear_mock::MapOptions;
 use waterbear_proofs::{Guest, HVA, Reached, Rig};
 
 use crate::check;
+use crate::generator::interesting;
 use crate::model::{Model, Outcome, Updated};
-use crate::op::{Change, Op, Pages, Size, Touch, VCPUS, interesting};
+use crate::op::{Op, Pages, Size, Touch, VCPUS};
 
 /// More exits than any access needs that nobody disturbs.
 const ENOUGH: u32 = 40;
 
-struct Cpu<'a, const N: bool> {
+pub struct Cpu<'a, const N: bool> {
     guest: Guest<'a, N>,
-    space: usize,
+    pub(crate) space: usize,
     cpu: u32,
 }
 
 pub struct World<'a, const N: bool> {
-    rig: &'a Rig<N>,
-    cpus: Vec<Cpu<'a, N>>,
-    model: Model,
+    pub(crate) rig: &'a Rig<N>,
+    pub(crate) cpus: Vec<Cpu<'a, N>>,
+    pub(crate) model: Model,
     frames: Vec<u64>,
     /// The next operation meets an allocation that fails.
     starved: bool,
@@ -33,7 +33,7 @@ pub struct World<'a, const N: bool> {
     steps: usize,
 }
 
-fn hva(range: Pages) -> std::ops::Range<Hva> {
+pub fn hva(range: Pages) -> std::ops::Range<Hva> {
     let at = |page| Hva(HVA.0 + page * PAGE_SIZE);
     at(range.first)..at(range.first + range.pages)
 }
@@ -272,7 +272,7 @@ impl<'a, const N: bool> World<'a, N> {
     }
 
     /// Lets the guest try its access `tries` times.
-    fn attempt(&mut self, touch: Touch, tries: u32) -> Option<Outcome> {
+    pub(crate) fn attempt(&mut self, touch: Touch, tries: u32) -> Option<Outcome> {
         let Cpu { guest, cpu, .. } = &mut self.cpus[touch.vcpu];
         for _ in 0..tries {
             let step = |guest: &mut Guest<'_, N>| guest.step(touch.gfn, touch.access);
@@ -285,7 +285,7 @@ impl<'a, const N: bool> World<'a, N> {
         None
     }
 
-    fn touch(&mut self, touch: Touch) {
+    pub(crate) fn touch(&mut self, touch: Touch) {
         let was_cached = self.is_cached(touch);
         let Some(got) = self.attempt(touch, ENOUGH) else {
             panic!("the access makes no progress");
@@ -293,7 +293,7 @@ impl<'a, const N: bool> World<'a, N> {
         self.touched(touch, got, was_cached);
     }
 
-    fn is_cached(&mut self, touch: Touch) -> bool {
+    pub(crate) fn is_cached(&mut self, touch: Touch) -> bool {
         let guest = &mut self.cpus[touch.vcpu].guest;
         let Some(root) = guest.mmu.root().map(|root| root.pfn()) else {
             return true;
@@ -302,7 +302,7 @@ impl<'a, const N: bool> World<'a, N> {
     }
 
     /// Compares what an access came to.
-    fn touched(&mut self, touch: Touch, got: Outcome, was_cached: bool) {
+    pub(crate) fn touched(&mut self, touch: Touch, got: Outcome, was_cached: bool) {
         let space = self.cpus[touch.vcpu].space;
         self.agree(got, &self.outcomes(space, touch));
         if let Ok(Reached::Page(pfn)) = got {
@@ -342,75 +342,6 @@ impl<'a, const N: bool> World<'a, N> {
                 self.agree(got.map(|_| Pfn(0)), &[expected]);
             }
         }
-    }
-
-    fn host(
-        &mut self,
-        range: Pages,
-        change: Change,
-        other: Option<Pages>,
-        before: Option<Touch>,
-        after: Option<Touch>,
-    ) {
-        let announced: Vec<Pages> = [Some(range), other].into_iter().flatten().collect();
-        if N {
-            for &range in &announced {
-                self.rig.vm.invalidate_begin(hva(range), Yielding::Allowed);
-                self.model.zapped_behind(range);
-            }
-        }
-        before
-            .into_iter()
-            .for_each(|t| self.touch_inside(t, &announced));
-        let fresh = self.change(range, change);
-        self.model.change(range, change, fresh);
-        after
-            .into_iter()
-            .for_each(|t| self.touch_inside(t, &announced));
-        if N {
-            for &range in &announced {
-                self.rig.vm.invalidate_end(hva(range));
-            }
-        }
-    }
-
-    /// An access while changes are announced: to a page that is changing it
-    /// comes to nothing until the end, elsewhere it may.
-    fn touch_inside(&mut self, touch: Touch, announced: &[Pages]) {
-        if !N {
-            return self.touch(touch);
-        }
-        let was_cached = self.is_cached(touch);
-        let space = self.cpus[touch.vcpu].space;
-        let changing = self.model.slot_at(space, touch.gfn).is_some_and(|slot| {
-            let behind = |&range| self.model.is_behind(slot, touch.gfn, range);
-            announced.iter().any(behind)
-        });
-        match self.attempt(touch, 8) {
-            Some(Ok(Reached::Page(pfn))) if changing => {
-                panic!("reached {pfn:?} while the host changes what is there")
-            }
-            Some(got) => self.touched(touch, got, was_cached),
-            None => {
-                let expected = self.model.faulting(space, touch.gfn, touch.access);
-                assert!(matches!(expected, Ok(Reached::Page(_))), "no progress");
-            }
-        }
-    }
-
-    fn change(&mut self, range: Pages, change: Change) -> Option<Pfn> {
-        let user = &self.rig.user;
-        let (at, pages) = (hva(range).start, range.pages);
-        match change {
-            Change::Map { writable, level } => {
-                return Some(user.map(at, pages, MapOptions { writable, level }));
-            }
-            Change::Unmap => user.unmap(at, pages),
-            Change::Protect { writable } => user.protect(at, pages, writable),
-            Change::Limit { level } => user.limit_level(at, pages, level),
-            Change::Poison => user.poison(at, pages),
-        }
-        None
     }
 
     fn judge_age(&mut self, young: bool, range: Pages, clear: bool) {
