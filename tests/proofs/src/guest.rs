@@ -160,12 +160,14 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
     ///
     /// What the VMM would be told.
     pub fn access(&mut self, gfn: u64, wanted: Access) -> Result<Reached, Error> {
-        loop {
+        // Far more than any race takes.
+        for _ in 0..100_000 {
             match self.step(gfn, wanted)? {
                 Some(reached) => return Ok(reached),
                 None => self.exits += 1,
             }
         }
+        panic!("the guest makes no progress at frame {gfn:#x}");
     }
 
     /// One attempt: an access, or a fault and what the core did about it.
