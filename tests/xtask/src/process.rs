@@ -2,6 +2,7 @@
 
 use crate::Outcome;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -41,7 +42,8 @@ pub fn shown(command: &mut Command) -> Outcome<bool> {
 /// Runs a program, keeps its output and hands each line to `on_line` as it arrives.
 ///
 /// `name` is what the reader sees while the program takes long. A program that runs longer than
-/// `limit` is killed and counts as failed; use a limit only where it has no children.
+/// `limit` is killed with its children and counts as failed. Without a limit it stays in the
+/// reader's process group, so that Ctrl-C ends it too.
 pub fn captured(
     command: &mut Command,
     limit: Option<Duration>,
@@ -54,6 +56,9 @@ pub fn captured(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.env("CARGO_TERM_COLOR", "never");
+    if limit.is_some() {
+        command.process_group(0);
+    }
     let mut child = command
         .spawn()
         .map_err(|error| cannot_start(command, &error))?;
@@ -82,9 +87,7 @@ pub fn captured(
         }
     };
     if over {
-        child
-            .kill()
-            .map_err(|error| format!("cannot stop {name}: {error}."))?;
+        kill_group(&child).map_err(|error| format!("cannot stop {name}: {error}."))?;
     }
     let status = child
         .wait()
@@ -102,6 +105,15 @@ pub fn captured(
         output,
         time,
     })
+}
+
+/// Kills a child that leads a process group, and whatever it started.
+fn kill_group(child: &Child) -> std::io::Result<()> {
+    let group = format!("-{}", child.id());
+    Command::new("kill")
+        .args(["-KILL", "--", &group])
+        .status()
+        .map(drop)
 }
 
 /// A duration as the reader wants it.
@@ -193,6 +205,27 @@ mod tests {
             "{}",
             finished.ending
         );
+    }
+
+    #[test]
+    fn the_children_of_a_program_that_runs_too_long_are_stopped_too() {
+        // The child holds the outputs open: as long as it lives, the reader waits for its end.
+        let mut command = shell("sleep 1000 & echo $!; while :; do echo still here; done");
+        let mut first = None;
+        let limit = Some(Duration::from_millis(50));
+        captured(&mut command, limit, "sh", |line| {
+            first.get_or_insert_with(|| line.to_owned());
+        })
+        .unwrap();
+        let alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", first.as_ref().unwrap()));
+            stat.is_ok_and(|stat| !stat.contains(") Z"))
+        };
+        let start = Instant::now();
+        while alive() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it lives on");
+            thread::yield_now();
+        }
     }
 
     #[test]

@@ -9,9 +9,14 @@ use crate::process::{self, Finished, seconds};
 use crate::workspace::Workspace;
 use crate::{Outcome, artifacts, need, pool};
 use std::process::Command;
+use std::time::Duration;
 
 /// Pointers must come from where they claim to come from.
 const FLAGS: &str = "-Zmiri-strict-provenance";
+
+/// A batch that runs longer is stopped. The tests are cut to take seconds each, so this is a hang or
+/// a test that grew out of Miri's reach.
+const LIMIT: Duration = Duration::from_secs(6 * 60);
 
 /// A few tests of one test program.
 struct Batch {
@@ -99,7 +104,7 @@ fn run_batch(workspace: &Workspace, batch: &Batch) -> Vec<(String, Ending)> {
     let mut command = test(workspace, &batch.program);
     command.arg("--exact").args(&batch.tests);
     let name = batch.tests.join(", ");
-    let (mut endings, text) = match process::captured(&mut command, None, &name, |_| {}) {
+    let (mut endings, text) = match process::captured(&mut command, Some(LIMIT), &name, |_| {}) {
         Ok(finished) => (endings(batch, &finished), summary(&name, &finished)),
         Err(error) => (
             every_test_failed(batch),
@@ -168,7 +173,6 @@ fn miri(workspace: &Workspace, arguments: &str) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn batch(tests: &[&str]) -> Batch {
         let tests = tests.iter().map(|&test| test.to_owned()).collect();
