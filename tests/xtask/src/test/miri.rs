@@ -85,7 +85,7 @@ fn list(workspace: &Workspace) -> Outcome<Vec<(String, Vec<String>)>> {
 /// Cuts the lists so that every processor has several batches to take.
 fn batches(programs: Vec<(String, Vec<String>)>) -> Vec<Batch> {
     let total: usize = programs.iter().map(|(_, tests)| tests.len()).sum();
-    let size = (total / (pool::workers() * 24)).clamp(1, 16);
+    let size = (total / (pool::workers() * 24)).clamp(1, 4);
     let mut batches = Vec::new();
     for (program, tests) in programs {
         for tests in tests.chunks(size) {
