@@ -9,6 +9,7 @@
 //! - [`vm`]: a VM, and what happens when its guest faults.
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
+//! - [`arch`]: the guest's CPU in words that both vendors share.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
@@ -30,6 +31,7 @@
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
+pub mod arch;
 pub mod error;
 pub mod exit;
 pub mod hardware;

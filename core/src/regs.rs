@@ -18,6 +18,48 @@ pub struct Regs {
 impl Regs {
     /// The number of RAX.
     pub const RAX: usize = 0;
+    /// The number of RCX.
+    pub const RCX: usize = 1;
+    /// The number of RDX.
+    pub const RDX: usize = 2;
+    /// The number of RBX.
+    pub const RBX: usize = 3;
     /// The number of RSP.
     pub const RSP: usize = 4;
+    /// The number of RBP.
+    pub const RBP: usize = 5;
+    /// The number of RSI.
+    pub const RSI: usize = 6;
+    /// The number of RDI.
+    pub const RDI: usize = 7;
+}
+
+/// Registers that no hardware switches between host and guest, or not every vendor's does. The
+/// vendor puts the guest's into the CPU before an entry and the host's back after the exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switched {
+    /// CR2.
+    pub cr2: u64,
+    /// XCR0: which parts of the extended state the guest has switched on.
+    pub xcr0: u64,
+    /// IA32_XSS: the same for the supervisor's parts.
+    pub xss: u64,
+    /// DR0 to DR3. They are in the CPU only while [`dr7`](Switched::dr7) uses one of them.
+    pub breakpoints: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+    /// DR7.
+    pub dr7: u64,
+}
+
+impl Switched {
+    /// What a CPU has after a reset.
+    pub const RESET: Self = Self {
+        cr2: 0,
+        xcr0: 1,
+        xss: 0,
+        breakpoints: [0; 4],
+        dr6: 0xffff_0ff0,
+        dr7: 0x400,
+    };
 }

@@ -9,8 +9,9 @@ use core::fmt;
 use waterbear_hal::{CpuId, Pfn};
 
 use crate::Error;
+use crate::arch::{Event, Segment, SegmentName, Shadow, TableName, TableRegister};
 use crate::exit::Exit;
-use crate::regs::Regs;
+use crate::regs::{Regs, Switched};
 use crate::spte::EntryFormat;
 
 /// Hardware virtualisation of one vendor, CPU by CPU.
@@ -51,12 +52,17 @@ pub trait Hardware: Send + Sync {
 }
 
 /// The way into the guest.
+///
+/// The methods that take a vCPU are called by the thread that owns it, with interrupts on and the
+/// thread free to move, unless they say otherwise. A vendor whose hardware keeps a vCPU's state on
+/// one CPU fetches it from there first. None of them fails; a value that the hardware does not take
+/// makes the next entry end with [`Exit::Refused`].
 pub trait Vendor: Hardware {
     /// What the vendor keeps per vCPU.
     type Vcpu;
 
-    /// Makes a vCPU in real mode, with every segment at address 0 and every
-    /// register 0. May sleep.
+    /// Makes a vCPU in real mode, as after a reset but with every segment at address 0 and RIP 0.
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -69,14 +75,114 @@ pub trait Vendor: Hardware {
     /// left it.
     fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
 
+    /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
+    /// begin without second-level translations in that CPU's TLB.
+    fn flush_tlb(&self, vcpu: &mut Self::Vcpu);
+
+    /// The length of the instruction that caused the last exit, where the CPU tells it; 0 where it
+    /// has to be decoded.
+    fn length(&self, vcpu: &mut Self::Vcpu) -> u8;
+
+    /// The bytes at RIP that the CPU fetched for the last exit, where it tells them; they may end
+    /// in the middle of the instruction.
+    fn fetched<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a [u8];
+
     /// The vCPU's registers as of its last exit; changes count from the next
     /// entry on.
     fn regs<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Regs;
 
-    /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
-    /// begin without second-level translations in that CPU's TLB. Interrupts
-    /// are on and the thread may move.
-    fn flush_tlb(&self, vcpu: &mut Self::Vcpu);
+    /// The same for those that the vendor switches by hand.
+    fn switched<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Switched;
+
+    /// A segment register.
+    fn segment(&self, vcpu: &mut Self::Vcpu, name: SegmentName) -> Segment;
+
+    /// Sets a segment register; that of CS or SS sets the privilege level too, which is SS's.
+    fn set_segment(&self, vcpu: &mut Self::Vcpu, name: SegmentName, value: Segment);
+
+    /// A descriptor-table register.
+    fn table(&self, vcpu: &mut Self::Vcpu, name: TableName) -> TableRegister;
+
+    /// Sets a descriptor-table register.
+    fn set_table(&self, vcpu: &mut Self::Vcpu, name: TableName, value: TableRegister);
+
+    /// The current privilege level, 0 to 3.
+    fn cpl(&self, vcpu: &mut Self::Vcpu) -> u8;
+
+    /// A control register as the guest sees it.
+    fn control(&self, vcpu: &mut Self::Vcpu, name: Control) -> u64;
+
+    /// Sets a control register. Bits that hardware needs otherwise are the vendor's business. The
+    /// core has checked the value and flushes the TLB where that is due.
+    fn set_control(&self, vcpu: &mut Self::Vcpu, name: Control, value: u64);
+
+    /// Sets the four page-directory pointers of a guest in PAE mode, where hardware wants them.
+    fn set_page_directories(&self, vcpu: &mut Self::Vcpu, entries: [u64; 4]);
+
+    /// A model-specific register that the vendor switches.
+    fn msr(&self, vcpu: &mut Self::Vcpu, msr: Msr) -> u64;
+
+    /// Sets a model-specific register that the vendor switches. The core has checked the value.
+    fn set_msr(&self, vcpu: &mut Self::Vcpu, msr: Msr, value: u64);
+
+    /// Sets what the guest's time-stamp counter is ahead of the CPU's, modulo 2^64.
+    fn set_tsc_offset(&self, vcpu: &mut Self::Vcpu, offset: u64);
+
+    /// Delivers an event at the next entry. There is none yet; the core has checked that the guest
+    /// can take it.
+    fn inject(&self, vcpu: &mut Self::Vcpu, event: Event);
+
+    /// Takes out the event whose delivery the last exit cut short, or that no entry has delivered.
+    /// It is to be delivered again.
+    fn take_undelivered(&self, vcpu: &mut Self::Vcpu) -> Option<Event>;
+
+    /// What holds events off.
+    fn shadow(&self, vcpu: &mut Self::Vcpu) -> Shadow;
+
+    /// Sets what holds events off.
+    fn set_shadow(&self, vcpu: &mut Self::Vcpu, shadow: Shadow);
+
+    /// Asks for [`Exit::InterruptWindow`] and [`Exit::NmiWindow`] as soon as the guest can take
+    /// the one or the other; asked again before every entry.
+    fn want_windows(&self, vcpu: &mut Self::Vcpu, interrupt: bool, nmi: bool);
+}
+
+/// A control register that the vendor holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// CR0.
+    Cr0,
+    /// CR3.
+    Cr3,
+    /// CR4.
+    Cr4,
+    /// EFER, an MSR that behaves like one.
+    Efer,
+}
+
+/// A model-specific register whose guest value is in the CPU while the guest runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Msr {
+    /// IA32_SYSENTER_CS.
+    SysenterCs,
+    /// IA32_SYSENTER_ESP.
+    SysenterEsp,
+    /// IA32_SYSENTER_EIP.
+    SysenterEip,
+    /// IA32_PAT.
+    Pat,
+    /// STAR.
+    Star,
+    /// LSTAR.
+    Lstar,
+    /// CSTAR.
+    Cstar,
+    /// SFMASK.
+    Sfmask,
+    /// KERNEL_GS_BASE.
+    KernelGsBase,
+    /// TSC_AUX.
+    TscAux,
 }
 
 macro_rules! reasons {

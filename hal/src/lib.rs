@@ -11,6 +11,7 @@
 //! | [`Rcu`] | read sections that never sleep, and ones that may |
 //! | [`Lock`] | mutexes and a spinning reader-writer lock, each with a class |
 //! | [`Cpu`] | which CPU this is, interrupts, kicks, calls on CPUs, sleeping |
+//! | [`Fpu`] | keeping a guest's FPU state apart from the host's |
 //! | [`User`] | user addresses to page frames |
 //! | [`Log`] | the kernel log |
 //!
@@ -24,6 +25,7 @@
 
 pub mod addr;
 pub mod cpu;
+pub mod fpu;
 pub mod lock;
 pub mod log;
 pub mod memory;
@@ -33,6 +35,7 @@ pub mod user;
 
 pub use addr::{Gfn, Gpa, Hpa, Hva, Level, Pfn};
 pub use cpu::{Cpu, CpuId, CpuSet, IrqOff, Pinned, WaitQueue};
+pub use fpu::Fpu;
 pub use lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
 pub use log::Log;
 pub use memory::{AllocError, Memory, PageTable};
@@ -44,5 +47,8 @@ pub use user::{HostPage, ResolveError, User};
 /// A value of this type is a handle: cheap to clone and, in a kernel, of size
 /// zero. The mock's handle refers to one simulated machine, so that tests can
 /// run beside each other.
-pub trait Hal: Memory + Rcu + Lock + Cpu + User + Log + Clone + Send + Sync + 'static {}
-impl<T: Memory + Rcu + Lock + Cpu + User + Log + Clone + Send + Sync + 'static> Hal for T {}
+pub trait Hal:
+    Memory + Rcu + Lock + Cpu + Fpu + User + Log + Clone + Send + Sync + 'static
+{
+}
+impl<T: Memory + Rcu + Lock + Cpu + Fpu + User + Log + Clone + Send + Sync + 'static> Hal for T {}

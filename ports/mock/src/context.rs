@@ -30,6 +30,8 @@ pub(crate) struct Thread {
     pub(crate) held: RefCell<Vec<Held>>,
     pub(crate) srcu: RefCell<Vec<u64>>,
     pub(crate) holds_cpus: Cell<bool>,
+    /// A guest's FPU state is in the CPU whenever the thread runs.
+    pub(crate) guest_fpu: Cell<bool>,
     /// Set while the thread runs code that a caller promised never sleeps.
     pub(crate) no_sleep: Cell<Option<&'static str>>,
 }
@@ -61,6 +63,7 @@ impl Machine {
                 held: RefCell::default(),
                 srcu: RefCell::default(),
                 holds_cpus: Cell::new(false),
+                guest_fpu: Cell::new(false),
                 no_sleep: Cell::new(None),
             });
             let mut threads = threads.borrow_mut();

@@ -13,6 +13,7 @@ pub(crate) struct Counters {
     pub(crate) rwlocks: AtomicUsize,
     pub(crate) srcus: AtomicUsize,
     pub(crate) queues: AtomicUsize,
+    pub(crate) fpus: AtomicUsize,
 }
 
 /// What is in use now.
@@ -36,6 +37,8 @@ pub struct Live {
     pub srcus: usize,
     /// Wait queues.
     pub wait_queues: usize,
+    /// Guests' FPU states.
+    pub guest_fpus: usize,
 }
 
 /// One object that counts as alive until it is dropped.
@@ -83,6 +86,7 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
             rwlocks: machine.live.rwlocks.load(Relaxed),
             srcus: machine.live.srcus.load(Relaxed),
             wait_queues: machine.live.queues.load(Relaxed),
+            guest_fpus: machine.live.fpus.load(Relaxed),
         }
     }
 

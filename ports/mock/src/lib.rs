@@ -59,7 +59,7 @@ mod config;
 mod context;
 mod contiguous;
 mod cpu;
-#[cfg(not(loom))]
+mod fpu;
 mod grace;
 #[cfg(loom)]
 #[path = "grace_loom.rs"]
@@ -92,6 +92,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use arena::TABLE_BASE;
 pub use config::MockConfig;
+pub use fpu::GuestFpu;
 pub use history::{Event, History, Moment};
 pub use leaks::Live;
 pub use lock::{Mutex, RwLock};

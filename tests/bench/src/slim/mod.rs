@@ -15,6 +15,7 @@
 //!
 //! [`Rcu::rcu_barrier`]: waterbear_hal::Rcu::rcu_barrier
 mod cpu;
+mod fpu;
 mod lock;
 mod memory;
 
