@@ -10,6 +10,7 @@
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
@@ -46,6 +47,7 @@ pub mod published;
 pub mod registry;
 pub mod regs;
 pub mod request;
+pub mod run;
 pub mod spte;
 pub mod tdp;
 pub mod vcpu;
