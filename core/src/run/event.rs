@@ -70,17 +70,17 @@ pub fn is_fault(vector: u8) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Events {
     /// Its delivery began and was cut short.
-    pub(super) again: Option<Event>,
+    pub again: Option<Event>,
     /// Raised, and not delivered yet.
-    pub(super) exception: Option<Exception>,
+    pub exception: Option<Exception>,
     /// From the owner's interrupt controller.
-    pub(super) interrupt: Option<u8>,
+    pub interrupt: Option<u8>,
     /// How many NMIs wait.
-    pub(super) nmis: u8,
+    pub nmis: u8,
     /// The owner wants to know when an interrupt can be taken.
-    pub(super) window: bool,
+    pub window: bool,
     /// An exception in the delivery of a double fault.
-    pub(super) shutdown: bool,
+    pub shutdown: bool,
 }
 
 /// What is next.
