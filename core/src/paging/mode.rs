@@ -147,7 +147,7 @@ impl Layout {
     pub(super) fn entry(&self, table: Gpa, level: u32, linear: u64) -> Gpa {
         let index = linear >> self.shift(level) & below(self.index_bits);
         // A table begins at a page and ends with it.
-        Gpa(table.0 | index * self.width.bytes() as u64)
+        Gpa(table.0 | (index * self.width.bytes() as u64))
     }
 
     /// log2 of the bytes that an entry spans.

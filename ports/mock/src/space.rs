@@ -325,6 +325,17 @@ impl Space {
         *book(&self.inner.before) = Some(Box::new(hook));
     }
 
+    /// Runs `hook` in the next access to bytes, or the next `resolve`, before
+    /// the page is looked up.
+    pub fn on_next_access(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut hook = Some(hook);
+        self.before_resolve(move |_| {
+            if let Some(hook) = hook.take() {
+                hook();
+            }
+        });
+    }
+
     /// Takes all hooks away.
     pub fn clear_hooks(&self) {
         drop(book(&self.inner.before).take());
