@@ -12,6 +12,7 @@
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
 //! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
+//! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
@@ -34,6 +35,7 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;

@@ -260,7 +260,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Reads the four page-directory pointers of PAE mode as the CPU does when CR3 is loaded.
     pub(super) fn load_page_directories(&mut self, vm: &Vm<H>, vendor: &V, cr3: u64) -> Done {
         let reserved = self.features.reserved_address_bits() | POINTER_RESERVED;
-        let entries = self.read_page_directories(vm, cr3 & 0xffff_ffe0).ok_or(GP)?;
+        let entries = self
+            .read_page_directories(vm, cr3 & 0xffff_ffe0)
+            .ok_or(GP)?;
         if entries.iter().any(|&e| e & 1 != 0 && e & reserved != 0) {
             return Err(GP);
         }
@@ -288,7 +290,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor.set_control(state, Control::Cr3, cr3);
         vendor.set_control(state, Control::Cr0, cr0 | Cr0::ET.bits());
         vendor.flush_tlb(state);
-        let [cr0, cr4] = [Cr0::from_bits_retain(cr0), Cr4::from_bits_retain(cr4)];
+        let (cr0, cr4) = (Cr0::from_bits_retain(cr0), Cr4::from_bits_retain(cr4));
         let long = Efer::from_bits_retain(efer).contains(Efer::LMA);
         if cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !long {
             // The owner may not have put the memory there yet; pointers that are not right make

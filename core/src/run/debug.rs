@@ -67,7 +67,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         Ok(match register {
             6 => switched.dr6,
             7 => switched.dr7,
-            n => switched.breakpoints.get(usize::from(n)).copied().ok_or(GP)?,
+            n => switched
+                .breakpoints
+                .get(usize::from(n))
+                .copied()
+                .ok_or(GP)?,
         })
     }
 

@@ -32,12 +32,9 @@ fn class(vector: u8) -> Class {
     /// Control protection.
     const CP: u8 = 21;
     match vector {
-        Exception::DE
-        | Exception::TS
-        | Exception::NP
-        | Exception::SS
-        | Exception::GP
-        | CP => Class::Contributory,
+        Exception::DE | Exception::TS | Exception::NP | Exception::SS | Exception::GP | CP => {
+            Class::Contributory
+        }
         Exception::PF => Class::PageFault,
         Exception::DF => Class::DoubleFault,
         _ => Class::Benign,

@@ -28,21 +28,25 @@ const MOVES: core::ops::RangeInclusive<u8> = 0x20..=0x23;
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Finishes what the last leave left open.
-    pub(super) fn complete(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-    ) -> Result<Option<Leave>, Error> {
-        let _ = vm;
-        match core::mem::replace(&mut self.pending, Pending::Nothing) {
-            Pending::Nothing => {}
-            Pending::Out { length } => self.skip(vendor, length),
+    pub(super) fn complete(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Option<Leave>, Error> {
+        let step = match core::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Nothing => Step::Resume,
+            Pending::Out { length } => {
+                self.skip(vendor, length);
+                Step::Resume
+            }
             Pending::In { size, length } => {
                 self.complete_in(vendor, size);
                 self.skip(vendor, length);
+                Step::Resume
             }
+            Pending::Read => self.complete_read(vm, vendor)?,
+            Pending::Write => self.tell_devices(),
+        };
+        match step {
+            Step::Resume => Ok(None),
+            Step::Leave(leave) => Ok(Some(leave)),
         }
-        Ok(None)
     }
 
     /// Goes on behind an instruction of this length, as hardware does at its end.
@@ -54,13 +58,19 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let steps = regs.rflags & Rflags::TF.bits() != 0;
         regs.rip = new;
         regs.rflags &= !Rflags::RF.bits();
-        let shadow = vendor.shadow(state);
-        if shadow.intersects(Shadow::STI | Shadow::MOV_SS) {
-            vendor.set_shadow(state, shadow & Shadow::NMI);
-        }
         // Only 64-bit code is there, or gets there.
         if (old ^ new) >> 32 != 0 && !self.in_64_bit_code(vendor) {
             vendor.regs(self.runner.state()).rip = new & 0xffff_ffff;
+        }
+        self.retired(vendor, steps);
+    }
+
+    /// An instruction has happened; RFLAGS.TF was on before it if it `steps`.
+    pub(super) fn retired(&mut self, vendor: &V, steps: bool) {
+        let state = self.runner.state();
+        let shadow = vendor.shadow(state);
+        if shadow.intersects(Shadow::STI | Shadow::MOV_SS) {
+            vendor.set_shadow(state, shadow & Shadow::NMI);
         }
         if steps {
             self.events.raise(Exception {
@@ -251,9 +261,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         } else {
             u64::from(error as u32)
         };
-        vendor
-            .regs(self.runner.state())
-            .set(Regs::RAX as u8, value);
+        vendor.regs(self.runner.state()).set(Regs::RAX as u8, value);
     }
 
     fn control(
@@ -312,12 +320,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// Puts CR0 where a MOV from it, or SMSW, wants it.
-    fn store_control(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        value: u64,
-    ) -> Result<(), NoInstruction> {
+    fn store_control(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Result<(), NoInstruction> {
         let (instruction, code) = self.instruction(vm, vendor)?;
         if instruction.memory.is_some() || instruction.map != Map::Secondary {
             return Err(NoInstruction::Unknown(code));
@@ -368,12 +371,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// An exception that is intercepted, for reasons that do not concern the guest, is the guest's.
-    fn reflect(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        exception: Exception,
-    ) -> Result<Step, Error> {
+    fn reflect(&mut self, vm: &Vm<H>, vendor: &V, exception: Exception) -> Result<Step, Error> {
         match exception.vector {
             // INT3 and INTO return behind the instruction.
             vector @ (Exception::BP | Exception::OF) => match self.length(vm, vendor) {
@@ -390,12 +388,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    fn after_fault(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        outcome: Outcome,
-    ) -> Result<Step, Error> {
+    fn after_fault(&mut self, vm: &Vm<H>, vendor: &V, outcome: Outcome) -> Result<Step, Error> {
         match outcome {
             Outcome::Resume => Ok(Step::Resume),
             Outcome::Mmio | Outcome::Emulate => self.emulate(vm, vendor),

@@ -7,7 +7,7 @@ use super::exit::Step;
 use super::leave::Leave;
 use crate::Error;
 use crate::MemoryError;
-use crate::arch::{Attributes, SegmentName};
+use crate::arch::SegmentName;
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
 use crate::paging::{Access, Failure, Kind};
 use crate::vendor::Vendor;
@@ -136,9 +136,4 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let access = Access::at(vendor.cpl(self.runner.state()), kind);
         self.translate_for(vm, vendor, linear, access)
     }
-}
-
-/// Whether a code segment is one of 64-bit code.
-pub(super) fn is_long(attributes: Attributes) -> bool {
-    attributes.contains(Attributes::LONG)
 }

@@ -35,13 +35,15 @@
 //! | file | idea |
 //! |---|---|
 //! | [`leave`] | why a vCPU came back to its owner |
-//! | [`exit`] | what is done about each exit |
+//! | `exit` | what is done about each exit |
 //! | [`cpuid`] | CPUID, and what it says about the rest of the CPU |
-//! | [`msr`], [`mtrr`], [`machine_check`] | model-specific registers |
+//! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
-//! | [`event`], [`inject`] | events, and when they are delivered |
-//! | [`io`] | ports |
-//! | [`fetch`] | the bytes of the instruction that left the guest |
+//! | [`event`], `inject` | events, and when they are delivered |
+//! | `io` | ports |
+//! | `fetch` | the bytes of the instruction that left the guest |
+//! | `memory` | the guest's memory by linear address |
+//! | `emulation` | instructions that are executed here |
 pub mod control;
 pub mod cpuid;
 pub mod debug;
@@ -51,15 +53,16 @@ mod exit;
 mod fetch;
 mod inject;
 mod io;
-mod memory;
 pub mod leave;
 pub mod machine_check;
+mod memory;
 pub mod msr;
 mod mtrr;
 
 use waterbear_hal::Hal;
 
 use crate::Error;
+use crate::emulate::{Devices, Instruction};
 use crate::mem::{Box, array};
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
@@ -94,6 +97,9 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     asked: bool,
     at_once: bool,
     pending: Pending,
+    devices: Devices,
+    /// The instruction that a device answers.
+    emulated: Option<(Instruction, fetch::Code)>,
     data: Box<[u8], H>,
     /// How many bytes of the data count.
     len: usize,
@@ -104,9 +110,18 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
 enum Pending {
     Nothing,
     /// OUT: go on behind the instruction.
-    Out { length: u8 },
+    Out {
+        length: u8,
+    },
     /// IN: the same, and the data go to RAX.
-    In { size: u8, length: u8 },
+    In {
+        size: u8,
+        length: u8,
+    },
+    /// A device answers an emulated instruction.
+    Read,
+    /// An emulated instruction may have more to tell devices.
+    Write,
 }
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
@@ -131,6 +146,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             asked: false,
             at_once: false,
             pending: Pending::Nothing,
+            devices: Devices::new(),
+            emulated: None,
             data: array(hal, DATA, |_| 0)?,
             len: 0,
             hal: hal.clone(),

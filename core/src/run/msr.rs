@@ -237,11 +237,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     fn read_kept(&mut self, vendor: &V, index: u32, by: By) -> Option<u64> {
+        let has_tsc_aux = self.has_tsc_aux(by);
         let state = self.runner.state();
         let kept = &self.kept;
         Some(match index {
             PAT => vendor.msr(state, Msr::Pat),
-            TSC_AUX if self.has_tsc_aux(by) => vendor.msr(state, Msr::TscAux),
+            TSC_AUX if has_tsc_aux => vendor.msr(state, Msr::TscAux),
             EFER => vendor.control(state, Control::Efer),
             TSC => self.hal.tsc().wrapping_add(kept.tsc_offset),
             TSC_ADJUST if by == By::Owner || self.features.tsc_adjust => kept.tsc_adjust,
