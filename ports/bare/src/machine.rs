@@ -13,6 +13,7 @@ extern "C" fn kernel_main() -> ! {
     console::init();
     traps::init();
     host::memory::init();
+    host::fpu::init_cpu();
     exit(guests::run())
 }
 

@@ -3,6 +3,7 @@
 //! One CPU, so far. Nobody preempts, so a lock that is taken is a deadlock,
 //! and is reported as one.
 pub mod cpu;
+pub mod fpu;
 pub mod lock;
 pub mod memory;
 pub mod rcu;
