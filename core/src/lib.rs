@@ -7,6 +7,7 @@
 //! - [`spte`]: entries of second-level page tables, as bits.
 //! - [`tdp`]: second-level page tables, changed in parallel.
 //! - [`vm`]: a VM, and what happens when its guest faults.
+//! - [`paging`]: the guest's own page tables, walked as its CPU does.
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
@@ -42,6 +43,7 @@ pub mod memslot;
 pub mod once;
 pub mod once_table;
 pub mod page_track;
+pub mod paging;
 pub mod published;
 pub mod registry;
 pub mod regs;
@@ -57,4 +59,4 @@ pub mod rules {
     #![doc = include_str!("rules.md")]
 }
 
-pub use error::Error;
+pub use error::{Error, MemoryError};
