@@ -11,6 +11,7 @@
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
@@ -33,6 +34,7 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;
