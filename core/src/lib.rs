@@ -11,6 +11,7 @@
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -35,6 +36,7 @@ pub mod arch;
 pub mod error;
 pub mod exit;
 pub mod hardware;
+pub mod host_state;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
