@@ -14,6 +14,7 @@
 //! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -39,6 +40,7 @@ pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;
+pub mod host_state;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
