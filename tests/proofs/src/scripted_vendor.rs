@@ -100,7 +100,12 @@ impl ScriptedVcpu {
         self.script.push_back(step);
     }
 
-    /// What the guest has not done yet.
+    /// Forgets what the guest has not done yet.
+    pub fn clear(&mut self) {
+        self.script.clear();
+    }
+
+    /// How much the guest has not done yet.
     pub fn left(&self) -> usize {
         self.script.len()
     }
