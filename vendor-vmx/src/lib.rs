@@ -25,8 +25,8 @@
 //!
 //! # Where unsafe code lives
 //!
-//! In [`cpu`], [`pages`], [`fields`], [`host`], [`swap`], [`world`] and [`run`]; everything else
-//! denies it.
+//! In [`cpu`], [`pages`], [`fields`], [`loaded`], [`host`], [`swap`], [`world`], [`run`] and
+//! [`vmx`]; everything else denies it.
 //!
 //! Source: Intel SDM volume 3, the chapters on virtual-machine extensions.
 #![cfg_attr(not(loom), no_std)]

@@ -27,20 +27,29 @@ const BLOCKED_NMI: u64 = 1 << 3;
 const SINGLE_STEP: u64 = 1 << 14;
 
 impl<H: Hal> VmxVcpu<H> {
-    /// Makes the control structure current on this CPU, to which its thread is pinned, with
-    /// interrupts on. `None` when VMX operation is off.
+    /// Makes the control structure current on this CPU. `None` when VMX operation is off.
+    ///
+    /// # Safety
+    ///
+    /// The caller is pinned to this CPU until the result is used no more; interrupts are on.
     #[inline]
-    pub(crate) fn bring(&mut self, cpu: CpuId) -> Option<Current> {
-        if let Some(current) = self.machine.cpus.current(cpu, self.address()) {
+    pub(crate) unsafe fn bring(&mut self, cpu: CpuId) -> Option<Current> {
+        // SAFETY: as the caller promises.
+        if let Some(current) = unsafe { self.machine.cpus.current(cpu, self.address()) } {
             return Some(current);
         }
-        self.load(cpu)
+        // SAFETY: as the caller promises.
+        unsafe { self.load(cpu) }
     }
 
+    /// # Safety
+    ///
+    /// As for [`bring`](VmxVcpu::bring).
     #[cold]
-    fn load(&mut self, cpu: CpuId) -> Option<Current> {
+    unsafe fn load(&mut self, cpu: CpuId) -> Option<Current> {
         let cpus = &self.machine.cpus;
-        let (current, brought) = cpus.bring(cpu, self.cpu, self.address())?;
+        // SAFETY: as the caller promises, who has the vCPU to itself.
+        let (current, brought) = unsafe { cpus.bring(cpu, self.cpu, self.address())? };
         if brought == Brought::Freshly {
             self.cpu = cpu;
             self.launched = false;
@@ -53,9 +62,14 @@ impl<H: Hal> VmxVcpu<H> {
         Some(current)
     }
 
-    /// Runs the guest on this CPU until its next exit. Interrupts are off.
-    pub(crate) fn run(&mut self, cpu: CpuId, root: Pfn) -> Exit {
-        let Some(current) = self.machine.cpus.current(cpu, self.address()) else {
+    /// Runs the guest on this CPU until its next exit.
+    ///
+    /// # Safety
+    ///
+    /// The caller is pinned to this CPU and interrupts are off.
+    pub(crate) unsafe fn run(&mut self, cpu: CpuId, root: Pfn) -> Exit {
+        // SAFETY: as the caller promises, who has the vCPU to itself.
+        let Some(current) = (unsafe { self.machine.cpus.current(cpu, self.address()) }) else {
             return Exit::Refused(OFF);
         };
         self.before(&current, cpu, root);
@@ -130,7 +144,9 @@ impl<H: Hal> VmxVcpu<H> {
         if self.flush || self.ran_on != Some(cpu) {
             self.flush = false;
             self.ran_on = Some(cpu);
-            cpu::invept(self.written.pointer);
+            // SAFETY: a control structure is current, hence VMX operation on; `detect` wants this
+            // form.
+            unsafe { cpu::invept(self.written.pointer) }
         }
     }
 
@@ -213,7 +229,8 @@ impl<H: Hal> VmxVcpu<H> {
             self.length = 0;
         }
         if let Some(vector) = left.host {
-            cpu::raise(vector);
+            // SAFETY: the exit took it, and the host's state is back.
+            unsafe { cpu::raise(vector) }
         }
         left.exit
     }

@@ -1,4 +1,5 @@
 //! VMX as the core's vendor.
+#![expect(unsafe_code, reason = "what the core promises is passed on")]
 use waterbear_core::Error;
 use waterbear_core::arch::{Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
 use waterbear_core::exit::Exit;
@@ -68,7 +69,8 @@ impl<H: Hal> Vmx<H> {
         f: impl FnOnce(&mut VmxVcpu<H>, &Current) -> R,
     ) -> Option<R> {
         let pinned = Pinned::new(&self.hal);
-        let current = vcpu.bring(pinned.cpu())?;
+        // SAFETY: pinned until `f` is over; the hooks are called with interrupts on.
+        let current = unsafe { vcpu.bring(pinned.cpu())? };
         Some(f(vcpu, &current))
     }
 
@@ -119,10 +121,9 @@ impl<H: Hal> Hardware for Vmx<H> {
         if cpu::is_enabled() {
             return Err(EnableError::Busy);
         }
-        if cpu::facts().features().is_ok_and(|found| found.unlocked) {
-            cpu::unlock();
-        }
-        if self.machine.cpus.switch_on(cpu) {
+        let unlocked = cpu::facts().features().is_ok_and(|found| found.unlocked);
+        // SAFETY: it has passed `check_cpu` and is off, and the core has turned interrupts off.
+        if unsafe { self.machine.cpus.switch_on(cpu, unlocked) } {
             Ok(())
         } else {
             Err(EnableError::Failed)
@@ -160,12 +161,14 @@ impl<H: Hal> Vendor for Vmx<H> {
 
     fn prepare(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId) {
         // Where VMX operation is off, the entry finds that out too.
-        let _ = vcpu.bring(cpu);
+        // SAFETY: the core has pinned the thread, and interrupts are on; the result is not used.
+        let _ = unsafe { vcpu.bring(cpu) };
     }
 
     fn enter(&self, vcpu: &mut VmxVcpu<H>, root: Pfn) -> Exit {
         let pinned = Pinned::new(&self.hal);
-        vcpu.run(pinned.cpu(), root)
+        // SAFETY: pinned, and the core has turned interrupts off.
+        unsafe { vcpu.run(pinned.cpu(), root) }
     }
 
     fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
