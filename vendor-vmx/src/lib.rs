@@ -8,6 +8,7 @@
 //! | [`msr_bitmap`] | which registers a guest reaches without an exit |
 //! | [`rights`] | access rights of segments |
 //! | [`event`] | events as entries and exits write them |
+//! | [`blocking`] | what holds events off, as a control structure has it |
 //! | [`exit`] | why the guest was left, in the core's words |
 //! | [`vpid`] | virtual-processor identifiers, and when the TLB is flushed |
 //! | [`cpu`] | reading and writing this CPU's registers, and VMX instructions |
@@ -32,6 +33,7 @@
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
+pub mod blocking;
 pub mod controls;
 #[cfg(target_arch = "x86_64")]
 pub mod cpu;

@@ -6,6 +6,7 @@ use waterbear_core::regs::Regs;
 use waterbear_hal::{CpuId, Hal, Pfn};
 use x86::vmx::vmcs::{control, guest, ro};
 
+use crate::blocking::{BY_NMI, SHADOW};
 use crate::cpu;
 use crate::event::{self, DR6_NEW};
 use crate::exit::{self, ENTRY_FAILED};
@@ -20,9 +21,6 @@ use crate::world;
 const OFF: u64 = u64::MAX;
 /// DR7: the next access to a debug register is an exception.
 const DR7_GD: u64 = 1 << 13;
-/// Interruptibility: blocking by STI or MOV SS, and by NMI.
-const BLOCKED: u64 = 3;
-const BLOCKED_NMI: u64 = 1 << 3;
 /// Pending debug exceptions: single step.
 const SINGLE_STEP: u64 = 1 << 14;
 
@@ -122,11 +120,13 @@ impl<H: Hal> VmxVcpu<H> {
         update(control::EPTP_FULL, &mut written.pointer, pointer);
         update(guest::RIP, &mut written.rip, self.regs.rip);
         update(guest::RSP, &mut written.rsp, self.regs.general[Regs::RSP]);
-        if written.rflags != self.regs.rflags {
-            written.rflags = self.regs.rflags;
-            current.write(guest::RFLAGS, self.regs.rflags);
-            self.unsettled = true;
-        }
+        let rflags = self.regs.rflags;
+        update(guest::RFLAGS, &mut written.rflags, rflags);
+        update(
+            guest::INTERRUPTIBILITY_STATE,
+            &mut written.blocking,
+            self.blocking,
+        );
         if written.primary != self.primary {
             written.primary = self.primary;
             current.write(
@@ -138,7 +138,7 @@ impl<H: Hal> VmxVcpu<H> {
             self.write_event(current);
         }
         update(guest::DR7, &mut self.written.dr7, self.switched.dr7);
-        if self.unsettled || self.regs.rflags & Rflags::TF.bits() != 0 {
+        if self.blocking & SHADOW != 0 {
             self.settle_single_step(current);
         }
         if self.flush || self.ran_on != Some(cpu) {
@@ -184,10 +184,6 @@ impl<H: Hal> VmxVcpu<H> {
     /// Non-Register State".
     #[cold]
     fn settle_single_step(&mut self, current: &Current) {
-        self.unsettled = false;
-        if current.read(guest::INTERRUPTIBILITY_STATE) & BLOCKED == 0 {
-            return;
-        }
         let pending = current.read(guest::PENDING_DBG_EXCEPTIONS);
         let wanted = if self.regs.rflags & Rflags::TF.bits() != 0 {
             pending | SINGLE_STEP
@@ -214,6 +210,8 @@ impl<H: Hal> VmxVcpu<H> {
             self.regs.rip = self.written.rip;
             self.regs.general[Regs::RSP] = self.written.rsp;
             self.regs.rflags = self.written.rflags;
+            self.written.blocking = current.read(guest::INTERRUPTIBILITY_STATE);
+            self.blocking = self.written.blocking;
         }
         let left = exit::decode(current, reason, vectoring);
         self.length = left.length;
@@ -221,8 +219,7 @@ impl<H: Hal> VmxVcpu<H> {
             self.note_undelivered(current, vectoring);
         }
         if left.nmi_blocked {
-            let state = current.read(guest::INTERRUPTIBILITY_STATE);
-            current.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_NMI);
+            self.blocking |= BY_NMI;
         }
         if left.trap {
             self.regs.rip = self.regs.rip.wrapping_add(self.length.into());
@@ -248,8 +245,7 @@ impl<H: Hal> VmxVcpu<H> {
         });
         if event::is_nmi(vectoring) {
             // It is not being handled after all.
-            let state = current.read(guest::INTERRUPTIBILITY_STATE);
-            current.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_NMI);
+            self.blocking &= !BY_NMI;
         }
     }
 }

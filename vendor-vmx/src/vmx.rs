@@ -10,6 +10,7 @@ use waterbear_core::vendor::{Control, EnableError, Hardware, Msr, Unsupported, V
 use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
 use x86::vmx::vmcs::{control, guest};
 
+use crate::blocking;
 use crate::cpu;
 use crate::detect::Features;
 use crate::fields::Current;
@@ -146,11 +147,6 @@ fn table_field(first: u32, name: TableName) -> u32 {
         TableName::Idtr => first + 2,
     }
 }
-
-/// Interruptibility: blocking by STI, by MOV SS, by NMI.
-const BLOCKED_STI: u64 = 1 << 0;
-const BLOCKED_MOV_SS: u64 = 1 << 1;
-const BLOCKED_NMI: u64 = 1 << 3;
 
 impl<H: Hal> Vendor for Vmx<H> {
     type Vcpu = VmxVcpu<H>;
@@ -310,27 +306,11 @@ impl<H: Hal> Vendor for Vmx<H> {
     }
 
     fn shadow(&self, vcpu: &mut VmxVcpu<H>) -> Shadow {
-        let state = self.read(vcpu, guest::INTERRUPTIBILITY_STATE);
-        let mut shadow = Shadow::empty();
-        shadow.set(Shadow::STI, state & BLOCKED_STI != 0);
-        shadow.set(Shadow::MOV_SS, state & BLOCKED_MOV_SS != 0);
-        shadow.set(Shadow::NMI, state & BLOCKED_NMI != 0);
-        shadow
+        blocking::decode(vcpu.blocking)
     }
 
     fn set_shadow(&self, vcpu: &mut VmxVcpu<H>, shadow: Shadow) {
-        let mut state = 0;
-        // Both at once is not a state that a CPU can be in; this one holds off more.
-        if shadow.contains(Shadow::MOV_SS) {
-            state |= BLOCKED_MOV_SS;
-        } else if shadow.contains(Shadow::STI) {
-            state |= BLOCKED_STI;
-        }
-        if shadow.contains(Shadow::NMI) {
-            state |= BLOCKED_NMI;
-        }
-        vcpu.unsettled = true;
-        self.write(vcpu, guest::INTERRUPTIBILITY_STATE, state);
+        vcpu.blocking = blocking::encode(shadow);
     }
 
     fn want_windows(&self, vcpu: &mut VmxVcpu<H>, interrupt: bool, nmi: bool) {
