@@ -17,7 +17,7 @@ use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
 use crate::console::say;
-use crate::host::{Bare, memory};
+use crate::host::{self, Bare, memory};
 
 /// Where guests find their code.
 const CODE: u64 = 0x1000;
@@ -50,7 +50,8 @@ unsafe extern "C" {
 /// Runs every guest; says whether all passed.
 pub fn run() -> bool {
     let before = memory::used();
-    let (vmx, svm) = (Vmx::new(&Bare, 1), Svm::new(&Bare, 1));
+    let cpus = host::count();
+    let (vmx, svm) = (Vmx::new(&Bare, cpus), Svm::new(&Bare, cpus));
     let guests = if vmx.is_ok() || svm.is_ok() { 1 } else { 0 };
     say!("PLAN {}", guests + 1);
     let mut passed = true;
