@@ -87,8 +87,6 @@ start64:
     .globl boot_gdt
 boot_gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-    .globl boot_gdt_tss
-boot_gdt_tss:
     .quad 0, 0
 boot_gdtr:
     .short boot_gdtr - boot_gdt - 1
@@ -97,6 +95,7 @@ boot_gdtr:
 
     .section .bss
     .balign 4096
+    .globl boot_l4
 boot_l4: .skip 4096
 boot_l3: .skip 4096
 boot_l2: .skip 4 * 4096

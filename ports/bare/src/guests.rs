@@ -201,6 +201,8 @@ fn drive<V: Vendor>(vendor: &V, vm: &Vm<Bare>) -> Result<(u32, u32), &'static st
                     return Err("another character was written");
                 }
                 outs += 1;
+                let length = vendor.length(runner.state());
+                vendor.regs(runner.state()).rip += u64::from(length);
             }
             Exit::Halt => return Ok((exits, outs)),
             other => {
