@@ -111,4 +111,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(exceptions_reach_their_handlers, "exceptions"),
     program!(control_registers_take_what_they_may, "control_registers"),
     program!(code_that_changes_itself, "self_modifying"),
+    program!(ports_of_every_size_and_strings, "port_io"),
+    program!(instructions_on_a_device, "mmio_forms"),
+    program!(cpuid_and_model_specific_registers, "cpuid_msr"),
 ];

@@ -103,8 +103,9 @@ impl Wanted {
 
     pub fn take_nmi(&self) -> bool {
         let less = |nmis: u32| nmis.checked_sub(1);
-        let order = Ordering::AcqRel;
-        self.nmis.fetch_update(order, order, less).is_ok()
+        self.nmis
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+            .is_ok()
     }
 
     /// Whether a halted vCPU has a reason to go on.
