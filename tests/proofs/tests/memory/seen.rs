@@ -131,8 +131,10 @@ fn a_write_that_did_not_see_the_log_is_made_before_the_log_begins() {
 struct Notes {
     vm: Shared<Vm<MockHost>, MockHost>,
     host: MockHost,
-    told: Arc<Mutex<Vec<(Gpa, Vec<u8>)>>>,
+    told: Arc<Mutex<Vec<Write>>>,
 }
+
+type Write = (Gpa, Vec<u8>);
 
 impl Tracker for Notes {
     fn track_write(&self, space: SpaceId, gpa: Gpa, bytes: &[u8]) {

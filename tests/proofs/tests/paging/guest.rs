@@ -65,7 +65,9 @@ fn a_walk_reads_and_marks_the_guests_memory_and_the_log_has_it() {
 #[test]
 fn tables_in_read_only_and_in_tracked_memory_let_the_walk_go_on() {
     /// Writes down which bytes were written.
-    struct Notes(Arc<Mutex<Vec<(Gpa, Vec<u8>)>>>);
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<Write>>>);
+    type Write = (Gpa, Vec<u8>);
     impl Tracker for Notes {
         fn track_write(&self, _space: SpaceId, gpa: Gpa, bytes: &[u8]) {
             self.0.lock().unwrap().push((gpa, bytes.to_vec()));
@@ -82,8 +84,8 @@ fn tables_in_read_only_and_in_tracked_memory_let_the_walk_go_on() {
     rig.finish();
 
     let (rig, tables) = self::rig(SlotFlags::empty());
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tracker = page_track::shared(&rig.host, Notes(Arc::clone(&told))).unwrap();
+    let notes = Notes::default();
+    let tracker = page_track::shared(&rig.host, notes.clone()).unwrap();
     let registration = Registration::new(&rig.vm, &tracker).unwrap();
     for frame in TABLES..TABLES + 8 {
         rig.vm.track_page(NORMAL, Gfn(frame)).unwrap();
@@ -99,7 +101,7 @@ fn tables_in_read_only_and_in_tracked_memory_let_the_walk_go_on() {
         )
     });
     let expected: Vec<_> = expected.collect();
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(*notes.0.lock().unwrap(), expected);
     registration.unregister();
     drop(tracker);
     rig.finish();
