@@ -311,6 +311,14 @@ fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
             Ok(same(Op::Jump, Use::Read, Place::None, source, size))
         }
         0xc6 | 0xc7 if instruction.extension() == 0 => cpu.to_rm(Op::Move, Use::Write, immediate),
+        // XLAT.
+        0xd7 => {
+            let table = cpu.register(Regs::RBX as u8, 8);
+            let offset = table.wrapping_add(cpu.register(AX, 1));
+            let offset = offset & super::cpu::mask(instruction.address_size);
+            let source = Place::Memory(cpu.linear(offset, 1, false)?);
+            Ok(same(Op::Move, Use::Write, accumulator, source, 1))
+        }
         0xe4..=0xe7 | 0xec..=0xef => {
             let size = size.min(4);
             let port = match opcode & 8 {

@@ -1,0 +1,12 @@
+//! Emulation of the guest's instructions: against a second decoder, against this CPU, and by table.
+#![cfg(not(loom))]
+
+mod agree;
+mod flat;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod form;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod forms;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod host;
+mod lengths;
