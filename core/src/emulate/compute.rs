@@ -27,6 +27,7 @@ pub(super) fn compute(
     let (value, new_flags) = match plan.op {
         Op::Nothing => (to, rflags),
         Op::Alu(alu) => alu.apply(to, from, rflags, size),
+        Op::Compare => Alu::Cmp.apply(from, to, rflags, size),
         Op::Test => Alu::And.apply(to, from, rflags, size),
         Op::Not => (!to & mask(size), rflags),
         Op::Neg => Alu::Sub.apply(0, to, rflags, size),

@@ -14,6 +14,8 @@ const CX: u8 = Regs::RCX as u8;
 pub(super) enum Op {
     Nothing,
     Alu(Alu),
+    /// The target is subtracted from the source, as strings do it.
+    Compare,
     Test,
     Not,
     Neg,
@@ -509,11 +511,10 @@ pub(super) fn string(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
         0x6c | 0x6d => (Op::Move, Use::Write, port, to(true)?),
         0x6e | 0x6f => (Op::Move, Use::Write, from(false)?, port),
         0xa4 | 0xa5 => (Op::Move, Use::Write, from(false)?, to(true)?),
-        // The first operand is the source: what is subtracted from.
-        0xa6 | 0xa7 => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, from(false)?),
+        0xa6 | 0xa7 => (Op::Compare, Use::Read, from(false)?, to(false)?),
         0xaa | 0xab => (Op::Move, Use::Write, accumulator, to(true)?),
         0xac | 0xad => (Op::Move, Use::Write, from(false)?, accumulator),
-        0xae | 0xaf => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, accumulator),
+        0xae | 0xaf => (Op::Compare, Use::Read, accumulator, to(false)?),
         _ => return Err(Stop::Unsupported),
     };
     if instruction.has(Prefixes::LOCK) {

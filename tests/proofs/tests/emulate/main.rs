@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 
 mod agree;
+mod devices;
 mod flat;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod form;
@@ -10,3 +11,5 @@ mod forms;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod host;
 mod lengths;
+mod segments;
+mod strings;
