@@ -2,12 +2,14 @@
 #![cfg(not(loom))]
 
 mod agree;
+mod chaos;
 mod devices;
 mod flat;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod form;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod forms;
+mod fuzz;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod host;
 mod lengths;
