@@ -13,6 +13,7 @@
 //! - [`arch`]: the guest's CPU in words that both vendors share.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -38,6 +39,7 @@ pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;
+pub mod host_state;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;

@@ -69,6 +69,7 @@ impl<V: Vendor> Runner<V> {
             }
         };
         let pinned = Pinned::new(hal);
+        vendor.prepare(state, pinned.cpu());
         Ok(vcpu
             .load(&pinned)
             .enter(|_irq_off| vendor.enter(state, root)))

@@ -1,7 +1,7 @@
 //! The machine as a host: the HAL, with nothing underneath.
 //!
 //! One thread each CPU, which nobody preempts. CPU 0 runs the tests; the
-//! others halt until [`run_on`] gives them something to do. Outside handlers
+//! others halt until [`run_on_all`] gives them something to do. Outside handlers
 //! interrupts are on.
 pub mod apic;
 pub mod call;
@@ -23,7 +23,7 @@ use core::sync::atomic::Ordering;
 use waterbear_hal::{CpuId, Log};
 
 use crate::console::say;
-pub use crate::smp::{on_cpu, run_on, run_on_all};
+pub use crate::smp::{on_cpu, run_on_all};
 pub use percpu::count;
 pub use wait::{signal, take_signal};
 

@@ -42,6 +42,15 @@ pub fn every_cpu_started_and_answers_a_call() -> Verdict {
     must(
         ran.into_inner() == (1 << host::count()) - 1,
         "a CPU did not do its work",
+    )?;
+    let last = host::count() - 1;
+    let ran = AtomicU32::new(0);
+    host::on_cpu(last, |cpu| {
+        ran.fetch_add(1 + cpu, Ordering::Relaxed);
+    });
+    must(
+        ran.into_inner() == host::count(),
+        "work for one CPU was done elsewhere",
     )
 }
 

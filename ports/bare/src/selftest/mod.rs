@@ -34,7 +34,7 @@ fn needs_two_cpus() -> Verdict {
     if host::count() > 1 {
         Ok(())
     } else {
-        Err(Miss::Skipped("it needs two CPUs"))
+        Err(Miss::Skipped("the machine has one CPU"))
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Job {
 /// Runs `f` on each CPU of the set that runs, at the same time, this one
 /// included, and waits for all. `f` gets the CPU's number. A CPU that has a job
 /// already does that first. Interrupts on.
-pub fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
+fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
     let me = percpu::this().number();
     let f: *const (dyn Fn(CpuId) + Sync) = f;
     let job = Job {
