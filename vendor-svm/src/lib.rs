@@ -17,7 +17,6 @@
 //! | [`cpu`] | reading and writing this CPU's registers |
 //! | [`by_hand`] | host registers that no instruction gives back |
 //! | [`host_state`] | every register that a guest's run could change, and who gives it back |
-//! | [`read_host`] | reading them |
 //! | [`world`] | the switch into the guest and back |
 //! | [`vcpu`] | a vCPU before and after a run |
 //! | [`svm`] | which CPUs it is on, and the way in and out |
@@ -25,7 +24,7 @@
 //!
 //! # Where unsafe code lives
 //!
-//! In [`cpu`], [`by_hand`], [`pages`], [`read_host`], [`world`] and [`svm`]; everything else denies it.
+//! In [`cpu`], [`by_hand`], [`pages`], [`world`] and [`svm`]; everything else denies it.
 //!
 //! Source: AMD APM volume 2, "Secure Virtual Machine".
 #![cfg_attr(not(loom), no_std)]
@@ -49,8 +48,6 @@ pub mod nmi;
 pub mod npt;
 pub mod pages;
 pub mod permission;
-#[cfg(target_arch = "x86_64")]
-pub mod read_host;
 pub mod segment;
 #[cfg(target_arch = "x86_64")]
 pub mod svm;
