@@ -1,7 +1,7 @@
 //! Why the guest was left: exit codes into the core's words.
 //!
 //! Source: AMD APM volume 2, "SVM Intercept Exit Codes" and the sections on each intercept.
-use waterbear_core::arch::Exception;
+use waterbear_core::arch::{Exception, Rflags};
 use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
 use waterbear_core::tdp::fast::Access;
 use waterbear_hal::Gpa;
@@ -30,13 +30,18 @@ pub mod code {
     pub const INVALID: u64 = u64::MAX;
 }
 
+/// The exit code. The negative ones may come without their upper half.
+pub fn reason(control: &Control) -> u64 {
+    i64::from(control.exit_code as i32) as u64
+}
+
 /// What an exit means. `assists` says that the CPU has decode assists; `causes` is what
 /// a debug exception has set in DR6.
 pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
     let (info1, info2) = (control.exit_info1, control.exit_info2);
     // Bit 63 tells MOV from CLTS, LMSW and SMSW; the lowest four name the general register.
     let general = (assists && info1 >> 63 != 0).then_some(info1 as u8 & 0xf);
-    match control.exit_code {
+    match reason(control) {
         register @ 0x00..=0x0f => Exit::Control(ControlExit::Read {
             register: register as u8,
             target: general,
@@ -120,6 +125,15 @@ fn exception(vector: u8, info1: u64, info2: u64, causes: u64) -> Exception {
 pub const DR6_CAUSES: u64 = 0xe00f;
 /// BS: single-stepping.
 pub const DR6_STEP: u64 = 1 << 14;
+
+/// The bit of DR6 that the trap flag causes, if it is on.
+pub fn step_of(flags: u64) -> u64 {
+    if Rflags::from_bits_retain(flags).contains(Rflags::TF) {
+        DR6_STEP
+    } else {
+        0
+    }
+}
 
 /// A nested page fault. The walk of a guest's page tables counts as user writes, whatever the
 /// access that made it ("Nested Table Walk").

@@ -139,7 +139,8 @@ impl Nmi {
         let Some(step) = step else {
             return stepped;
         };
-        let done = why == code::DEBUG && dr6 & DR6_STEP != 0;
+        // With the trap flag on, moving on is what caused it: emulators may not say so in DR6.
+        let done = why == code::DEBUG && (dr6 & DR6_STEP != 0 || rip != step.rip);
         if done && step.iret {
             self.set_masked(false);
         }

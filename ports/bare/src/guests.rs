@@ -17,6 +17,7 @@ use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
 use crate::console::say;
+use crate::hooks;
 use crate::host::{Bare, memory};
 
 /// Where guests find their code.
@@ -51,7 +52,11 @@ unsafe extern "C" {
 pub fn run() -> bool {
     let before = memory::used();
     let (vmx, svm) = (Vmx::new(&Bare, 1), Svm::new(&Bare, 1));
-    let guests = if vmx.is_ok() || svm.is_ok() { 1 } else { 0 };
+    let guests = if vmx.is_ok() || svm.is_ok() {
+        1 + hooks::COUNT
+    } else {
+        0
+    };
     say!("PLAN {}", guests + 1);
     let mut passed = true;
     let mut report = |name: &str, result: Result<(), &str>| match result {
@@ -64,8 +69,20 @@ pub fn run() -> bool {
     // Both vendors look; at most one of them finds its CPU.
     let name = "a_guest_in_real_mode_counts_on_a_port";
     match (vmx, svm) {
-        (Ok(vmx), _) => report(name, counts(&vmx)),
-        (_, Ok(svm)) => report(name, counts(&svm)),
+        (Ok(vmx), _) => {
+            report(name, counts(&vmx));
+            let states = waterbear_vmx::host_state::HOST_STATE;
+            if let Err(why) = hooks::run(&vmx, states, &mut report) {
+                report("the_vendor_s_hooks", Err(why));
+            }
+        }
+        (_, Ok(svm)) => {
+            report(name, counts(&svm));
+            let states = waterbear_svm::host_state::HOST_STATE;
+            if let Err(why) = hooks::run(&svm, states, &mut report) {
+                report("the_vendor_s_hooks", Err(why));
+            }
+        }
         _ => say!("REFUSED this CPU cannot host guests"),
     }
     let left = memory::used() - before;
