@@ -154,3 +154,97 @@ fn nested_fault(info1: u64, info2: u64) -> Exit {
         Exit::Fault { gpa, access }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pages::empty_block;
+
+    fn of(exit_code: u64, exit_info1: u64, exit_info2: u64, assists: bool) -> Exit {
+        let mut control = empty_block().control;
+        control.exit_code = exit_code;
+        control.exit_info1 = exit_info1;
+        control.exit_info2 = exit_info2;
+        decode(&control, assists, DR6_STEP)
+    }
+
+    #[test]
+    fn control_registers_name_the_general_register_where_the_cpu_does() {
+        const MOV: u64 = 1 << 63;
+        let write = |register, source| Exit::Control(ControlExit::Write { register, source });
+        assert_eq!(of(0x14, MOV | 3, 0, true), write(4, Some(3)));
+        assert_eq!(of(0x14, MOV | 3, 0, false), write(4, None));
+        assert_eq!(of(0x65, MOV | 15, 0, true), write(0, Some(15)));
+        assert_eq!(of(0x65, 0, 0, false), write(0, None));
+        let status = Exit::Control(ControlExit::LoadStatus(None));
+        assert_eq!(of(0x65, 0, 0, true), status);
+        let read = Exit::Control(ControlExit::Read {
+            register: 8,
+            target: Some(1),
+        });
+        assert_eq!(of(0x08, MOV | 1, 0, true), read);
+    }
+
+    #[test]
+    fn debug_registers_tell_reads_from_writes() {
+        let debug = |register, read, general| {
+            Exit::Debug(DebugExit {
+                register,
+                read,
+                general,
+            })
+        };
+        assert_eq!(of(0x27, 5, 0, true), debug(7, true, Some(5)));
+        assert_eq!(of(0x30, 5, 0, false), debug(0, false, None));
+    }
+
+    #[test]
+    fn exceptions_come_with_what_they_bring() {
+        let page_fault = Exception::page_fault(0x1000, 2);
+        assert_eq!(of(0x4e, 2, 0x1000, true), Exit::Exception(page_fault));
+        let alignment = Exception::with_error(Exception::AC, 0);
+        assert_eq!(of(0x51, 0, 0, true), Exit::Exception(alignment));
+        let debug = Exception {
+            payload: DR6_STEP,
+            ..Exception::plain(Exception::DB)
+        };
+        assert_eq!(of(0x41, 0, 0, true), Exit::Exception(debug));
+        // A machine check is the host's.
+        assert_eq!(of(0x52, 0, 0, true), Exit::Interrupt);
+    }
+
+    #[test]
+    fn ports_are_taken_apart() {
+        let io = Exit::Io(IoExit {
+            port: 0x3f8,
+            size: 2,
+            input: true,
+            string: true,
+            repeat: false,
+        });
+        assert_eq!(of(0x7b, 0x03f8_0025, 0, false), io);
+    }
+
+    #[test]
+    fn nested_faults_say_how() {
+        let gpa = Gpa(0x5000);
+        let access = Access {
+            write: true,
+            exec: false,
+            guest_walk: true,
+        };
+        let fault = Exit::Fault { gpa, access };
+        assert_eq!(of(0x400, 1 << 33 | 6, gpa.0, true), fault);
+        let access = Access::default();
+        let mmio = Exit::Mmio { gpa, access };
+        assert_eq!(of(0x400, 1 << 32 | 0xd, gpa.0, true), mmio);
+    }
+
+    #[test]
+    fn a_refusal_is_one_with_and_without_its_upper_half() {
+        let refused = Exit::Refused(code::INVALID);
+        assert_eq!(of(u64::MAX, 0, 0, true), refused);
+        assert_eq!(of(0xffff_ffff, 0, 0, true), refused);
+        assert_eq!(of(0x403, 0, 0, true), Exit::Unknown(0x403));
+    }
+}
