@@ -7,11 +7,19 @@ use super::{Verdict, must, needs_two_cpus, soon};
 use crate::host::wait::Queue;
 use crate::host::{self, timer};
 
+fn dawdle(steps: u32) {
+    for step in 0..steps {
+        core::hint::black_box(step);
+    }
+}
+
 pub fn a_sleeper_is_woken_from_another_cpu() -> Verdict {
-    const ROUNDS: u32 = 2000;
+    const ROUNDS: u32 = 1000;
     /// The waker comes a little later each round, and so at every point of the
     /// sleeper's way into its sleep.
-    const LATEST: u32 = 251;
+    const LATEST: u32 = 2003;
+    const SLOW: u32 = 2000;
+    const EAGER: u32 = 20_000;
     needs_two_cpus()?;
     let (asked, answered) = (AtomicU32::new(0), AtomicU32::new(0));
     let missed = AtomicU32::new(0);
@@ -19,13 +27,12 @@ pub fn a_sleeper_is_woken_from_another_cpu() -> Verdict {
     host::run_on_all(|cpu| match cpu {
         0 => {
             for round in 1..=ROUNDS {
-                for step in 0..round % LATEST {
-                    core::hint::black_box(step);
-                }
+                dawdle(7 * round % LATEST);
                 asked.store(round, Ordering::Relaxed);
                 queue.wake();
                 let answer = || answered.load(Ordering::Relaxed) == round;
-                if !soon(answer) {
+                // First without a pause, which would make this CPU late.
+                if !(0..EAGER).any(|_| answer()) && !soon(answer) {
                     missed.fetch_add(1, Ordering::Relaxed);
                     // Once more, so that the test comes to an end.
                     queue.wake();
@@ -39,7 +46,12 @@ pub fn a_sleeper_is_woken_from_another_cpu() -> Verdict {
         1 => {
             let mut next = 1;
             loop {
-                queue.wait(false, || asked.load(Ordering::Relaxed) >= next);
+                queue.wait(false, || {
+                    let ready = asked.load(Ordering::Relaxed) >= next;
+                    // What is known now is old when it is acted upon.
+                    dawdle(SLOW);
+                    ready
+                });
                 if asked.load(Ordering::Relaxed) == u32::MAX {
                     break;
                 }
