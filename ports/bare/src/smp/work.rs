@@ -21,7 +21,7 @@ pub struct Job {
 /// Runs `f` on each CPU of the set that runs, at the same time, this one
 /// included, and waits for all. `f` gets the CPU's number. A CPU that has a job
 /// already does that first. Interrupts on.
-fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
+pub fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
     let me = percpu::this().number();
     let f = ptr::from_ref(f);
     // SAFETY: only the lifetime is forgotten; this function waits until no CPU
