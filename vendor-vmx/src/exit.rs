@@ -292,3 +292,6 @@ fn debug(qualification: u64) -> Exit {
         general: Some((qualification >> 8 & 0xf) as u8),
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
