@@ -252,5 +252,18 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             regs.rflags,
             regs.general
         );
+        let noted = |at| match self.machine.slot(0).and_then(|slot| slot.word(at)) {
+            // SAFETY: inside the slot's memory.
+            Some(word) => unsafe { word.read_volatile() },
+            None => 0,
+        };
+        // Where the programs' handlers keep them.
+        say!(
+            "NOTE last exception {:#x}, error {:#x}, at {:#x}, CR2 {:#x}",
+            noted(0x608),
+            noted(0x610),
+            noted(0x618),
+            noted(0x630)
+        );
     }
 }
