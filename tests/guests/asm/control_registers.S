@@ -11,9 +11,11 @@
     mov rax, rbx
     or eax, 0x20000000
     TRAP(13, 0, mov cr0, rax)
+    NOT_ON_QEMU(1f)
     mov rax, rbx
     bts rax, 32
     TRAP(13, 0, mov cr0, rax)
+1:
     mov rax, cr0
     EQ(rax, rbx)
     // Bits that may change: TS by CLTS and LMSW, WP, CD, AM.

@@ -33,7 +33,7 @@ fn has(function: u32, register: usize, bit: u32) -> bool {
 }
 
 /// Whether this is QEMU's own code generator, which leaves some checks out.
-fn is_tcg() -> bool {
+pub fn is_qemu() -> bool {
     let [_, b, c, d] = host(0x4000_0000, 0);
     let name = [b, c, d].map(u32::to_le_bytes);
     has(1, 2, 31) && name.as_flattened() == b"TCGTCGTCGTCG"
@@ -43,7 +43,7 @@ fn is_tcg() -> bool {
 pub fn lacks(need: Need) -> Option<&'static str> {
     let (there, reason) = match need {
         Need::SegmentChecks => (
-            !is_tcg(),
+            !is_qemu(),
             "this emulator does not check segments on every access",
         ),
         Need::Avx => (has(1, 2, 26) && has(1, 2, 28), "this CPU has no AVX"),
