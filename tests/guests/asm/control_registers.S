@@ -81,6 +81,7 @@
     EQ(rax, rbx)
 
     // CR3: reserved bits above the physical addresses.
+    NOT_ON_QEMU(1f)
     mov rbx, cr3
     mov rax, rbx
     bts rax, 52
@@ -91,6 +92,7 @@
     mov rax, cr3
     EQ(rax, rbx)
     mov cr3, rbx
+1:
 
     // Registers that there are not.
     TRAP(6, 0, .byte 0x0f, 0x22, 0xc8) // MOV CR1, RAX
