@@ -11,7 +11,7 @@
     mov rax, rbx
     or eax, 0x20000000
     TRAP(13, 0, mov cr0, rax)
-    NOT_ON_QEMU(1f)
+    NOT_ON(QEMU, 1f)
     mov rax, rbx
     bts rax, 32
     TRAP(13, 0, mov cr0, rax)
@@ -81,7 +81,7 @@
     EQ(rax, rbx)
 
     // CR3: reserved bits above the physical addresses.
-    NOT_ON_QEMU(1f)
+    NOT_ON(QEMU, 1f)
     mov rbx, cr3
     mov rax, rbx
     bts rax, 52

@@ -1,5 +1,6 @@
 //! What CPUID says to guests, and what programs may ask of it.
 use core::arch::x86_64::__cpuid_count;
+use core::slice;
 
 use waterbear_core::Error;
 use waterbear_core::mem::{Heap, Vec};
@@ -37,6 +38,26 @@ pub fn is_qemu() -> bool {
     let [_, b, c, d] = host(0x4000_0000, 0);
     let name = [b, c, d].map(u32::to_le_bytes);
     has(1, 2, 31) && name.as_flattened() == b"TCGTCGTCGTCG"
+}
+
+/// Whether this is Bochs: its BIOS says so, and QEMU, which says so too, is known otherwise.
+fn is_bochs() -> bool {
+    // SAFETY: the BIOS is mapped and does not change.
+    let bios = unsafe { slice::from_raw_parts(0xe_0000 as *const u8, 0x2_0000) };
+    !is_qemu() && bios.windows(5).any(|bytes| bytes == b"BOCHS")
+}
+
+/// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
+pub fn quirks() -> u32 {
+    const QEMU: u32 = 1;
+    const BOCHS_SVM: u32 = 2;
+    if is_qemu() {
+        QEMU
+    } else if is_bochs() && has(0x8000_0001, 2, 2) {
+        BOCHS_SVM
+    } else {
+        0
+    }
 }
 
 /// Why this machine cannot run a program that needs this.

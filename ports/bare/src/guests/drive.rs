@@ -28,7 +28,7 @@ const ARGUMENT_0: u16 = 0x544;
 const ARGUMENT_1: u16 = 0x548;
 const ARGUMENT_2: u16 = 0x54c;
 const VCPU: u16 = 0x560;
-const QEMU: u16 = 0x564;
+const QUIRKS: u16 = 0x564;
 
 /// A vCPU that runs a program.
 pub struct Drive<'m, 'v, V: Vendor> {
@@ -202,7 +202,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             COMMAND => self.status,
             ARGUMENT_0 => self.result,
             VCPU => self.index as u32,
-            QEMU => cpuid::is_qemu().into(),
+            QUIRKS => cpuid::quirks(),
             _ => u32::MAX,
         }
     }
