@@ -17,6 +17,7 @@ call_in_loop:
     vmcall
     EQ(rax, -1000)
     loop 2b
+    NOT_ON(BOCHS_SVM, leave_ring3)
     mov byte ptr [idt + 0x80 * 16 + 5], 0xee
     mov word ptr [idt + 0x80 * 16], offset leave_ring3
     mov dword ptr [gdt + TSS], 0x67

@@ -47,10 +47,11 @@ fn is_bochs() -> bool {
     !is_qemu() && bios.windows(5).any(|bytes| bytes == b"BOCHS")
 }
 
+const QEMU: u32 = 1;
+const BOCHS_SVM: u32 = 2;
+
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
-    const QEMU: u32 = 1;
-    const BOCHS_SVM: u32 = 2;
     if is_qemu() {
         QEMU
     } else if is_bochs() && has(0x8000_0001, 2, 2) {
@@ -69,7 +70,11 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         ),
         Need::Avx => (has(1, 2, 26) && has(1, 2, 28), "this CPU has no AVX"),
         Need::Pcid => (has(1, 2, 17), "this CPU has no PCID"),
-        Need::Breakpoints => (true, ""),
+        Need::OwnShutdown => (
+            quirks() & BOCHS_SVM == 0,
+            "a guest's triple fault resets this emulator",
+        ),
+        Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };
     (!there).then_some(reason)
 }
