@@ -48,8 +48,10 @@ pub enum Need {
     Avx,
     /// Process-context identifiers.
     Pcid,
-    /// The CPU checks what is written to DR0 to DR3 and stops at breakpoints.
-    Breakpoints,
+    /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
+    OwnShutdown,
+    /// VMMCALL exits. QEMU raises #UD.
+    Hypercalls,
 }
 
 /// A slot of guest memory.
@@ -114,4 +116,11 @@ pub const PROGRAMS: &[Program] = &[
     program!(ports_of_every_size_and_strings, "port_io"),
     program!(instructions_on_a_device, "mmio_forms"),
     program!(cpuid_and_model_specific_registers, "cpuid_msr"),
+    program!(interrupts_nmis_and_what_holds_them_off, "events"),
+    program!(exceptions_that_the_host_injects, "injected"),
+    program!(an_exception_without_handlers_shuts_down, "triple_fault", end: End::Shutdown, needs: &[Need::OwnShutdown]),
+    program!(hypercalls_that_nobody_knows, "hypercalls", needs: &[Need::Hypercalls]),
+    program!(every_write_is_in_the_dirty_log, "dirty_log"),
+    program!(writes_to_tracked_pages_are_told_of, "page_track"),
+    program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
 ];
