@@ -124,3 +124,24 @@ pub const PROGRAMS: &[Program] = &[
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
 ];
+
+/// The program that measures. It tells number and cost of each of [`MEASURED`] through ports 0x570
+/// and 0x574, and wants an interrupt, vector 0x40, whenever it halts.
+pub const BENCH: Program = program!(bench, "bench", slots: &[
+    slot(0, 0, 0xa0000, 0),
+    slot(4, 0x100_0000, 0x20_0000, 1),
+]);
+
+/// What it measures, in the order of the numbers.
+pub const MEASURED: &[&str] = &[
+    "an empty loop",
+    "CPUID",
+    "OUT, to the owner and back",
+    "IN, to the owner and back",
+    "MMIO write, to the owner and back",
+    "MMIO read, to the owner and back",
+    "RDMSR",
+    "HLT, to the owner and back with an interrupt",
+    "nested-page fault, 4 KiB, read",
+    "write-protect fault under the dirty log",
+];

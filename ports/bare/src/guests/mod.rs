@@ -12,7 +12,9 @@
 //! | [`tracker`] | who is told of writes to tracked pages |
 //! | [`drive`] | one vCPU |
 //! | [`cpuid`] | what CPUID says |
+//! | [`bench`] | what exits cost |
 //! | [`host_walk`] | what the host has in its registers, before and after |
+mod bench;
 mod commands;
 mod cpuid;
 mod devices;
@@ -57,6 +59,9 @@ pub fn run() -> bool {
 
 /// Tests the vendor's hooks, registers it and runs the programs on it.
 fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
+    if boot::option("bench").is_some() {
+        return bench::run(vendor);
+    }
     let vendors: [&dyn Hardware; 1] = [vendor];
     let mut passed = 0;
     let mut failed = 0;
