@@ -114,6 +114,8 @@ pub(super) fn is_string(instruction: &Instruction) -> bool {
 
 /// Finds the operands of an instruction, moves the stack pointer, and checks the operands in
 /// memory against their segments.
+// Once in the module, not once per vendor.
+#[inline(never)]
 pub(super) fn plan(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
     let plan = match cpu.instruction.map {
         Map::Primary => primary(cpu),
@@ -146,6 +148,7 @@ fn may_lock(plan: &Plan) -> bool {
 
 impl Cpu<'_> {
     /// The operand that ModRM's rm field names.
+    #[inline(never)]
     pub(super) fn rm(&self, size: u8, write: bool) -> Result<Place, Stop> {
         match &self.instruction.memory {
             Some(memory) => {
@@ -156,6 +159,7 @@ impl Cpu<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn reg(&self) -> Place {
         Place::Register(self.instruction.reg)
     }
@@ -194,6 +198,7 @@ impl Cpu<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     fn push_plan(&mut self, op: Op, source: Place) -> Result<Plan, Stop> {
         let size = self.instruction.operand_size;
         let target = Place::Memory(self.push(size)?);
@@ -202,6 +207,7 @@ impl Cpu<'_> {
 }
 
 /// Both operands have one size.
+#[inline(never)]
 pub(super) fn same(op: Op, using: Use, target: Place, source: Place, size: u8) -> Plan {
     Plan {
         op,
@@ -473,9 +479,9 @@ fn bit(cpu: &mut Cpu<'_>, number: u8) -> Result<Plan, Stop> {
     let target = match &instruction.memory {
         None => Place::Register(instruction.rm),
         Some(memory) => {
-            let bits = u64::from(size) * 8;
-            let whole = (sign_extend(bit, size) as i64).div_euclid(bits.cast_signed());
-            let distance = whole.cast_unsigned().wrapping_mul(u64::from(size));
+            // Whole operands: bytes, without the bits that count within one.
+            let bytes = (sign_extend(bit, size) as i64 >> 3).cast_unsigned();
+            let distance = bytes & !u64::from(size.saturating_sub(1));
             let offset = cpu.offset_by(memory, distance);
             Place::Memory(cpu.linear(offset, size, using != Use::Read)?)
         }
@@ -490,6 +496,8 @@ fn bit(cpu: &mut Cpu<'_>, number: u8) -> Result<Plan, Stop> {
 }
 
 /// One iteration of a string instruction.
+// Once in the module, not once per vendor.
+#[inline(never)]
 pub(super) fn string(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
     let instruction = cpu.instruction;
     let address_size = instruction.address_size;
