@@ -5,7 +5,6 @@ use super::cpu::mask;
 use super::instruction::{CodeSize, Instruction, Map, Memory, Prefixes};
 use super::table::{Facts, Immediate, PRIMARY, SECONDARY, THIRD_3A, THIRD_38};
 use crate::arch::SegmentName;
-use crate::regs::Regs;
 
 /// The most bytes that an instruction has.
 pub const MAX_LENGTH: usize = 15;
@@ -54,22 +53,22 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Result<Instruction, DecodeError> 
 
 const REX_W: u8 = 8;
 const REX_R: u8 = 4;
-const REX_X: u8 = 2;
-const REX_B: u8 = 1;
+pub(super) const REX_X: u8 = 2;
+pub(super) const REX_B: u8 = 1;
 
 /// As far as an instruction can reach whose prefixes fill [`MAX_LENGTH`].
 const PADDED: usize = 40;
 
 /// Reads on into zeros where the bytes end: that they have ended is seen once, at the end.
-struct Decoder {
+pub(super) struct Decoder {
     padded: [u8; PADDED],
     at: usize,
     size: CodeSize,
-    rex: u8,
+    pub(super) rex: u8,
 }
 
 impl Decoder {
-    fn byte(&mut self) -> u8 {
+    pub(super) fn byte(&mut self) -> u8 {
         let byte = self.peek();
         self.at += 1;
         byte
@@ -90,7 +89,7 @@ impl Decoder {
     }
 
     /// The same, sign-extended.
-    fn signed(&mut self, count: u8) -> u64 {
+    pub(super) fn signed(&mut self, count: u8) -> u64 {
         let number = self.number(count);
         match count {
             1 => number as i8 as u64,
@@ -100,7 +99,7 @@ impl Decoder {
         }
     }
 
-    fn long(&self) -> bool {
+    pub(super) fn long(&self) -> bool {
         self.size == CodeSize::Bits64
     }
 
@@ -278,75 +277,6 @@ impl Decoder {
             memory.segment = segment;
         }
         instruction.memory = Some(memory);
-    }
-
-    fn memory_16(&mut self, mode: u8, rm: u8) -> Memory {
-        const BX: Option<u8> = Some(Regs::RBX as u8);
-        const BP: Option<u8> = Some(Regs::RBP as u8);
-        const SI: Option<u8> = Some(Regs::RSI as u8);
-        const DI: Option<u8> = Some(Regs::RDI as u8);
-        let (base, index) = match rm {
-            0 => (BX, SI),
-            1 => (BX, DI),
-            2 => (BP, SI),
-            3 => (BP, DI),
-            4 => (SI, None),
-            5 => (DI, None),
-            6 if mode == 0 => (None, None),
-            6 => (BP, None),
-            _ => (BX, None),
-        };
-        let count = match mode {
-            0 if base.is_none() => 2,
-            0 => 0,
-            1 => 1,
-            _ => 2,
-        };
-        let stack = base == BP;
-        Memory {
-            base,
-            index,
-            scale: 0,
-            displacement: self.signed(count),
-            rip_relative: false,
-            segment: if stack {
-                SegmentName::Ss
-            } else {
-                SegmentName::Ds
-            },
-        }
-    }
-
-    fn memory_32(&mut self, mode: u8, rm: u8) -> Memory {
-        let (mut base, mut index, mut scale) = (rm, None, 0);
-        if rm == 4 {
-            let sib = self.byte();
-            base = sib & 7;
-            scale = sib >> 6;
-            let register = sib >> 3 & 7 | (self.rex & REX_X) << 2;
-            // The stack pointer is no index; R12 is one.
-            index = (register != 4).then_some(register);
-        }
-        let no_base = mode == 0 && base == 5;
-        let count = match mode {
-            0 if no_base => 4,
-            0 => 0,
-            1 => 1,
-            _ => 4,
-        };
-        let stack = !no_base && self.rex & REX_B == 0 && matches!(base, 4 | 5);
-        Memory {
-            base: (!no_base).then_some(base | (self.rex & REX_B) << 3),
-            index,
-            scale,
-            displacement: self.signed(count),
-            rip_relative: no_base && rm != 4 && self.long(),
-            segment: if stack {
-                SegmentName::Ss
-            } else {
-                SegmentName::Ds
-            },
-        }
     }
 
     fn immediates(&mut self, instruction: &mut Instruction, immediate: Immediate, full: u8) {
