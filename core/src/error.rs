@@ -1,5 +1,5 @@
 //! What can go wrong, before a port turns it into a number.
-use waterbear_hal::{AllocError, ResolveError};
+use waterbear_hal::{AllocError, Gpa, ResolveError};
 
 /// Why an operation did not happen. Whoever returns one has changed nothing.
 ///
@@ -57,5 +57,32 @@ impl From<ResolveError> for Error {
             ResolveError::Interrupted => Error::Interrupted,
             ResolveError::NoMemory => Error::NoMemory,
         }
+    }
+}
+
+/// Why guest memory was not read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryError {
+    /// There is no memory at this address, the first of the access without
+    /// any: it is for a device. Nothing was read or written.
+    Missing(Gpa),
+    /// The guest cannot write at this address, the first such of the access:
+    /// the write is for a device. Nothing was written.
+    ReadOnly(Gpa),
+    /// The host could not: see
+    /// [`read_guest`](crate::vm::Vm::read_guest) and
+    /// [`write_guest`](crate::vm::Vm::write_guest).
+    Host(Error),
+}
+
+impl From<Error> for MemoryError {
+    fn from(error: Error) -> Self {
+        MemoryError::Host(error)
+    }
+}
+
+impl From<ResolveError> for MemoryError {
+    fn from(error: ResolveError) -> Self {
+        MemoryError::Host(error.into())
     }
 }

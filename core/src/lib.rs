@@ -7,11 +7,14 @@
 //! - [`spte`]: entries of second-level page tables, as bits.
 //! - [`tdp`]: second-level page tables, changed in parallel.
 //! - [`vm`]: a VM, and what happens when its guest faults.
+//! - [`paging`]: the guest's own page tables, walked as its CPU does.
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //!
@@ -37,6 +40,7 @@ pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;
+pub mod host_state;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
@@ -44,10 +48,12 @@ pub mod memslot;
 pub mod once;
 pub mod once_table;
 pub mod page_track;
+pub mod paging;
 pub mod published;
 pub mod registry;
 pub mod regs;
 pub mod request;
+pub mod run;
 pub mod spte;
 pub mod tdp;
 pub mod vcpu;
@@ -59,4 +65,4 @@ pub mod rules {
     #![doc = include_str!("rules.md")]
 }
 
-pub use error::Error;
+pub use error::{Error, MemoryError};

@@ -12,7 +12,7 @@
 //! | [`Lock`] | mutexes and a spinning reader-writer lock, each with a class |
 //! | [`Cpu`] | which CPU this is, interrupts, kicks, calls on CPUs, sleeping |
 //! | [`Fpu`] | keeping a guest's FPU state apart from the host's |
-//! | [`User`] | user addresses to page frames |
+//! | [`User`] | user addresses to page frames and to bytes |
 //! | [`Log`] | the kernel log |
 //!
 //! Every item says what it costs its caller: whether it may sleep, whether
@@ -40,7 +40,7 @@ pub use lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
 pub use log::Log;
 pub use memory::{AllocError, Memory, PageTable};
 pub use rcu::{Rcu, RcuGuard, Srcu};
-pub use user::{HostPage, ResolveError, User};
+pub use user::{HostPage, ResolveError, User, Width};
 
 /// A complete host.
 ///

@@ -1,4 +1,5 @@
-//! User memory: from an address of the VM's owner to a page frame.
+//! User memory: what the VM's owner has at an address, as a page frame and as
+//! bytes.
 use crate::addr::{Hva, Level, Pfn};
 
 /// A host page that backs guest memory.
@@ -32,7 +33,70 @@ pub enum ResolveError {
     NoMemory,
 }
 
+/// How many bytes a compare-exchange covers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Width {
+    /// One byte.
+    Byte,
+    /// Two bytes.
+    Word,
+    /// Four bytes.
+    Dword,
+    /// Eight bytes.
+    Qword,
+}
+
+impl Width {
+    /// All of them, smallest first.
+    pub const ALL: [Width; 4] = [Width::Byte, Width::Word, Width::Dword, Width::Qword];
+
+    /// The width of that many bytes, if there is one.
+    pub const fn new(bytes: usize) -> Option<Self> {
+        match bytes {
+            1 => Some(Width::Byte),
+            2 => Some(Width::Word),
+            4 => Some(Width::Dword),
+            8 => Some(Width::Qword),
+            _ => None,
+        }
+    }
+
+    /// The number of bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Width::Byte => 1,
+            Width::Word => 2,
+            Width::Dword => 4,
+            Width::Qword => 8,
+        }
+    }
+
+    /// The bits of a value that are in these bytes.
+    pub const fn mask(self) -> u64 {
+        u64::MAX >> (64 - 8 * self.bytes())
+    }
+}
+
 /// User memory.
+///
+/// # Bytes
+///
+/// [`read`](User::read), [`write`](User::write) and
+/// [`compare_exchange`](User::compare_exchange) act as if the owner had done it
+/// in user space: with its rights, breaking copy-on-write, bringing pages in.
+/// Others, vCPUs above all, use the same bytes at the same time. A read or
+/// write of 1, 2, 4 or 8 bytes at a multiple of its size is one access, of
+/// which nobody sees half; for larger ones the order of the bytes is not said.
+///
+/// The calling thread runs in the owner's address space: a vCPU's thread does,
+/// and a thread of the kernel's that wants to enters it first (Linux:
+/// `kthread_use_mm`; FreeBSD: only threads of the owner call).
+///
+/// They may sleep, with interrupts on, no lock of ours held but those that may
+/// be held while sleeping, and no read section but a sleepable one. Any
+/// address and any length are allowed, mapped, wrapping or a kernel's; what is
+/// not the owner's gives [`ResolveError::Fault`]. After an error any part of
+/// the bytes may have been read or written.
 pub trait User {
     /// Whether the host tells us when user mappings change.
     ///
@@ -71,4 +135,49 @@ pub trait User {
     /// `SetPageDirty`, `put_page`. FreeBSD: `vm_page_dirty`,
     /// `vm_page_unhold_pages`.
     fn release(&self, pfn: Pfn, dirty: bool);
+
+    /// Copies the bytes from `hva` on into `buf`.
+    ///
+    /// Linux: `copy_from_user`, or `get_user` for the sizes that are one
+    /// access. FreeBSD: `copyin`, and `fueword`, `fueword32`, `fuword16`,
+    /// `fubyte`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ResolveError`] says; `buf` may have changed.
+    fn read(&self, space: &Self::Space, hva: Hva, buf: &mut [u8]) -> Result<(), ResolveError>;
+
+    /// Copies `bytes` to `hva` on.
+    ///
+    /// Linux: `copy_to_user`, or `put_user` for the sizes that are one access.
+    /// FreeBSD: `copyout`, and `suword`, `suword32`, `suword16`, `subyte`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ResolveError`] says; some of the bytes may have been written.
+    fn write(&self, space: &Self::Space, hva: Hva, bytes: &[u8]) -> Result<(), ResolveError>;
+
+    /// Replaces the little-endian value at `hva` by `new` if it is `old`, as
+    /// one atomic access with full ordering, and returns what was there: the
+    /// exchange happened exactly when that is `old`. `hva` is a multiple of the
+    /// width; bits of `old` and `new` beyond it are ignored, and those of the
+    /// result are 0. It does not fail for no reason.
+    ///
+    /// Linux: `unsafe_try_cmpxchg_user` between `user_access_begin` and
+    /// `user_access_end`; it brings the page in by itself.
+    /// FreeBSD: `casueword` and `casueword32`, again when they fail for no
+    /// reason; smaller widths by those, on the word around.
+    ///
+    /// # Errors
+    ///
+    /// As [`ResolveError`] says, also when the owner may not write and the
+    /// value is not `old`; nothing was written.
+    fn compare_exchange(
+        &self,
+        space: &Self::Space,
+        hva: Hva,
+        width: Width,
+        old: u64,
+        new: u64,
+    ) -> Result<u64, ResolveError>;
 }

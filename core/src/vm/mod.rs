@@ -3,6 +3,7 @@
 //! | file | idea |
 //! |---|---|
 //! | [`fault`] | the guest touched memory that is not mapped for it |
+//! | [`memory`] | guest memory as bytes, for whoever acts in a vCPU's place |
 //! | [`slots`] | slots come and go: what the page tables do about it |
 //! | [`host`] | the host changes or asks about the owner's memory |
 //! | [`dirty`] | the dirty log, as user space reads it |
@@ -10,6 +11,7 @@
 pub mod dirty;
 pub mod fault;
 pub mod host;
+pub mod memory;
 pub mod slots;
 pub mod track;
 
@@ -24,6 +26,7 @@ use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
 use crate::vcpu::Vcpus;
 
 pub use fault::{Outcome, VcpuMmu};
+pub use memory::GuestTables;
 pub use track::Registration;
 
 /// A virtual machine.

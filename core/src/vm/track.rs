@@ -91,6 +91,12 @@ impl<H: Hal> Vm<H> {
                 }
             }
         }
+        self.tell_trackers(space, gpa, bytes);
+    }
+
+    /// Tells the trackers of `bytes` that were written from `gpa` on (PT-6). As
+    /// [`written`](Vm::written), for a caller who has logged the pages.
+    pub(super) fn tell_trackers(&self, space: SpaceId, gpa: Gpa, bytes: &[u8]) {
         // Nobody is registered before the counts are there.
         if self.memslots.track_active() {
             self.trackers

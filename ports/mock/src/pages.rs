@@ -1,12 +1,16 @@
 //! Data pages: the memory of guests.
 //!
-//! A data page has a frame number, references, a dirty mark and a count of the
-//! writes it got; contents it has none. Frame numbers are never reused, so a
-//! stale mapping can be told from a fresh one.
+//! A data page has a frame number, references, a dirty mark, a count of the
+//! writes it got, and contents: zeros until they are written. Frame numbers are
+//! never reused, so a stale mapping can be told from a fresh one.
+//!
+//! Contents are a book: an access to a part of a page is one step, and orders
+//! nothing that a model could see.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, Weak};
 
+use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{Level, Pfn};
 
 use crate::space::Inner;
@@ -23,7 +27,11 @@ struct Book {
     references: BTreeMap<u64, u64>,
     dirty: HashSet<u64>,
     writes: HashMap<u64, u64>,
+    /// What is in the pages that were written by bytes.
+    bytes: HashMap<u64, Box<Contents>>,
 }
+
+type Contents = [u8; PAGE_SIZE as usize];
 
 /// All data pages of a machine.
 #[derive(Default)]
@@ -63,6 +71,29 @@ impl Pages {
         if dirty {
             book.dirty.insert(pfn.0);
         }
+    }
+
+    /// Reads bytes of a page.
+    pub(crate) fn read(&self, pfn: Pfn, offset: usize, buf: &mut [u8]) {
+        let book = book(&self.book);
+        match book.bytes.get(&pfn.0) {
+            Some(bytes) => buf.copy_from_slice(&bytes[offset..offset + buf.len()]),
+            None => buf.fill(0),
+        }
+    }
+
+    /// Runs `change` on bytes of a page, in one step.
+    pub(crate) fn change<R>(
+        &self,
+        pfn: Pfn,
+        offset: usize,
+        len: usize,
+        change: impl FnOnce(&mut [u8]) -> R,
+    ) -> R {
+        let mut book = book(&self.book);
+        let bytes = book.bytes.entry(pfn.0);
+        let bytes = bytes.or_insert_with(|| Box::new([0; PAGE_SIZE as usize]));
+        change(&mut bytes[offset..offset + len])
     }
 
     /// How many references there are to all pages.
@@ -134,6 +165,24 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
     pub fn data_writes(&self, pfn: Pfn) -> u64 {
         let book = book(&self.0.pages.book);
         book.writes.get(&pfn.0).copied().unwrap_or(0)
+    }
+
+    /// A guest writes bytes of a data page, as [`data_write`](Self::data_write)
+    /// does.
+    #[track_caller]
+    pub fn data_write_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        self.data_write(pfn);
+        let len = bytes.len();
+        let copy = |place: &mut [u8]| place.copy_from_slice(bytes);
+        self.0.pages.change(pfn, offset, len, copy);
+    }
+
+    /// A guest reads bytes of a data page. Panics when the host has the page
+    /// back.
+    #[track_caller]
+    pub fn data_read_bytes(&self, pfn: Pfn, offset: usize, buf: &mut [u8]) {
+        self.check_data(pfn, "reads");
+        self.0.pages.read(pfn, offset, buf);
     }
 
     #[track_caller]

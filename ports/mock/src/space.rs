@@ -306,7 +306,7 @@ impl Space {
         self.inner.find(hva).map(|found| found.pfn)
     }
 
-    /// Makes the next `resolve` fail with `error`.
+    /// Makes the next `resolve`, or access to bytes, fail with `error`.
     pub fn fail_next_resolve(&self, error: ResolveError) {
         *book(&self.inner.fail_next) = Some(error);
     }
@@ -319,10 +319,21 @@ impl Space {
         *book(&self.inner.after) = Some(Box::new(hook));
     }
 
-    /// Runs `hook` in each `resolve` before the page is looked up, for example
-    /// to break a copy-on-write page.
+    /// Runs `hook` before a page is looked up, in each `resolve` and for each
+    /// page of an access to bytes, for example to break a copy-on-write page.
     pub fn before_resolve(&self, hook: impl FnMut(Hva) + Send + 'static) {
         *book(&self.inner.before) = Some(Box::new(hook));
+    }
+
+    /// Runs `hook` in the next access to bytes, or the next `resolve`, before
+    /// the page is looked up.
+    pub fn on_next_access(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut hook = Some(hook);
+        self.before_resolve(move |_| {
+            if let Some(hook) = hook.take() {
+                hook();
+            }
+        });
     }
 
     /// Takes all hooks away.

@@ -1,0 +1,143 @@
+//! From the root to the leaf, and the bits that a walk leaves.
+use waterbear_hal::{Gpa, Width};
+
+use super::mode::{ACCESSED, DIRTY, Layout, PRESENT};
+use super::rights::{self, Rights};
+use super::{Access, EntryMemory, Failure, FaultCode, Kind, Registers, Translation};
+use crate::arch::Exception;
+use crate::{Error, MemoryError};
+
+/// How often a walk begins anew because an entry changed under it. A vCPU that
+/// changes one all the time must not keep another's thread in the kernel.
+const ATTEMPTS: u32 = 64;
+
+/// An entry that a walk uses.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    at: Gpa,
+    entry: u64,
+    /// The accessed and dirty bits that it is to have.
+    marks: u64,
+}
+
+/// Translates a linear address for an access, and sets the accessed and dirty
+/// bits of the entries that it uses. Where linear addresses have 32 bits, the
+/// others of `linear` are ignored. Allocates nothing; may do what `mem` does.
+///
+/// An access that crosses into another page is two translations.
+///
+/// # Errors
+///
+/// [`Failure`]. A page fault leaves the entries as they were.
+pub fn translate(
+    regs: &Registers,
+    mem: &mut impl EntryMemory,
+    linear: u64,
+    access: Access,
+) -> Result<Translation, Failure> {
+    let Some(layout) = Layout::of(regs) else {
+        return Ok(Translation {
+            gpa: Gpa(linear & u64::from(u32::MAX)),
+            page_shift: 32,
+            writable: true,
+        });
+    };
+    let walk = Walk {
+        regs,
+        linear: layout.linear(linear),
+        access,
+        layout,
+    };
+    for _ in 0..ATTEMPTS {
+        if let Some(translation) = walk.attempt(mem)? {
+            return Ok(translation);
+        }
+    }
+    Err(Failure::Host(Error::Again))
+}
+
+/// What a walk is for.
+struct Walk<'a> {
+    regs: &'a Registers,
+    layout: Layout,
+    linear: u64,
+    access: Access,
+}
+
+impl Walk<'_> {
+    /// One walk; `None` when an entry changed before it was marked.
+    fn attempt(&self, mem: &mut impl EntryMemory) -> Result<Option<Translation>, Failure> {
+        let Self { regs, layout, .. } = self;
+        let (linear, access, width) = (self.linear, self.access, layout.width);
+        let mut table = match layout.root(regs, linear) {
+            Some(table) => table,
+            None => return Err(self.fault(FaultCode::empty())),
+        };
+        let mut used = [Used::default(); 5];
+        let mut places = used.iter_mut();
+        let mut rights = Rights::ALL;
+        let mut level = layout.top;
+        let leaf = loop {
+            let at = layout.entry(table, level, linear);
+            let entry = mem.read(at, width)?;
+            if entry & PRESENT == 0 {
+                return Err(self.fault(FaultCode::empty()));
+            }
+            if entry & layout.reserved(level, entry) != 0 {
+                return Err(self.fault(FaultCode::PRESENT | FaultCode::RESERVED));
+            }
+            rights = rights.below(entry);
+            let leaf = layout.is_leaf(level, entry);
+            if let Some(place) = places.next() {
+                let dirty = leaf && access.kind == Kind::Write;
+                *place = Used {
+                    at,
+                    entry,
+                    marks: ACCESSED | if dirty { DIRTY } else { 0 },
+                };
+            }
+            if leaf {
+                break entry;
+            }
+            table = layout.table(entry);
+            level = level.saturating_sub(1);
+        };
+        if !rights.allow(regs, access) {
+            return Err(self.fault(rights.refusal(regs, access)));
+        }
+        for used in used.iter().filter(|used| used.entry & PRESENT != 0) {
+            if !set_marks(mem, width, used)? {
+                return Ok(None);
+            }
+        }
+        let write = Access {
+            kind: Kind::Write,
+            ..access
+        };
+        Ok(Some(Translation {
+            gpa: layout.byte(level, leaf, linear),
+            page_shift: layout.shift(level) as u8,
+            writable: access.kind == Kind::Write || leaf & DIRTY != 0 && rights.allow(regs, write),
+        }))
+    }
+
+    /// The page fault that the guest gets.
+    fn fault(&self, why: FaultCode) -> Failure {
+        let code = why | rights::code(self.regs, self.access);
+        Failure::Fault(Exception::page_fault(self.linear, code.bits()))
+    }
+}
+
+/// Sets the bits that an entry is to have; false when it is another entry now.
+fn set_marks(mem: &mut impl EntryMemory, width: Width, used: &Used) -> Result<bool, Failure> {
+    let &Used { at, entry, marks } = used;
+    if entry & marks == marks {
+        return Ok(true);
+    }
+    match mem.compare_exchange(at, width, entry, entry | marks) {
+        Ok(seen) => Ok(seen == entry),
+        // In a ROM: a CPU's write would be lost, and the access goes on.
+        Err(MemoryError::ReadOnly(_)) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
