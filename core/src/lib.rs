@@ -11,6 +11,7 @@
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`host_state`]: what of the host's a guest can change.
@@ -52,6 +53,7 @@ pub mod published;
 pub mod registry;
 pub mod regs;
 pub mod request;
+pub mod run;
 pub mod spte;
 pub mod tdp;
 pub mod vcpu;

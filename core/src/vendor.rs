@@ -75,9 +75,9 @@ pub trait Vendor: Hardware {
     fn prepare(&self, _vcpu: &mut Self::Vcpu, _cpu: CpuId) {}
 
     /// Enters the guest on the page tables below `root` and returns when the
-    /// hardware has left it. [`prepare`](Vendor::prepare) has been called. Interrupts are off; one that arrives ends the
-    /// guest's run and is taken when they are on again. Says why the hardware
-    /// left it.
+    /// hardware has left it; says why. Comes right after
+    /// [`prepare`](Vendor::prepare). Interrupts are off; one that arrives ends
+    /// the guest's run and is taken when they are on again.
     fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
 
     /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,

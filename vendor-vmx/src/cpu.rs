@@ -3,9 +3,10 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
+use waterbear_core::arch::Cr4;
 use waterbear_hal::Hpa;
 use x86::msr::{
-    IA32_FEATURE_CONTROL, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR4_FIXED0,
+    IA32_FEATURE_CONTROL, IA32_FS_BASE, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR4_FIXED0,
     IA32_VMX_ENTRY_CTLS, IA32_VMX_EPT_VPID_CAP, IA32_VMX_EXIT_CTLS, IA32_VMX_PINBASED_CTLS,
     IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, IA32_VMX_TRUE_ENTRY_CTLS,
     IA32_VMX_TRUE_EXIT_CTLS, IA32_VMX_TRUE_PINBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS, rdmsr,
@@ -14,7 +15,6 @@ use x86::msr::{
 
 use crate::controls::Capability;
 use crate::detect::Facts;
-use crate::fields::Current;
 
 const CR4_VMXE: u64 = 1 << 13;
 
@@ -201,31 +201,59 @@ pub unsafe fn write_xcr0(value: u64) {
     }
 }
 
-/// Raises an NMI or a machine check that an exit has taken from the host. Its handler runs as it
-/// would have, and the IRET at its end lets further NMIs come, which the exit has blocked.
-pub fn raise(vector: u8) {
-    const MACHINE_CHECK: u8 = 18;
-    if vector == MACHINE_CHECK {
-        // SAFETY: the host's handler returns as from any machine check, or ends the machine.
-        unsafe { asm!("int 18") }
-    } else {
-        // SAFETY: the host's handler returns as from any NMI.
-        unsafe { asm!("int 2") }
-    }
+/// Raises an NMI that an exit has taken from the host. Its handler runs as it would have, and the
+/// IRET at its end lets further NMIs come, which the exit has blocked.
+///
+/// # Safety
+///
+/// An exit has taken one, and the host's state is back.
+pub unsafe fn raise_nmi() {
+    // SAFETY: the host's handler returns as from any NMI.
+    unsafe { asm!("int 2") }
 }
 
-/// Lets VMX be entered outside SMX, for good: firmware left that open, and
-/// IA32_FEATURE_CONTROL is not locked.
-pub(crate) fn unlock() {
+/// Raises a machine check in the same way.
+///
+/// # Safety
+///
+/// An exit has taken one, and the host's state is back.
+pub unsafe fn raise_machine_check() {
+    // SAFETY: the host's handler returns as from any machine check, or ends the machine.
+    unsafe { asm!("int 18") }
+}
+
+/// The base address of FS. `cr4` is CR4: the quicker way is taken where it is on.
+#[inline(always)]
+pub fn read_fs_base(cr4: u64) -> u64 {
+    if cr4 & Cr4::FSGSBASE.bits() == 0 {
+        // SAFETY: every 64-bit CPU has the register.
+        return unsafe { read_msr(IA32_FS_BASE) };
+    }
+    let base;
+    // SAFETY: the bit of CR4 is set.
+    unsafe { asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) }
+    base
+}
+
+/// Lets VMX be entered outside SMX, for good: firmware left that open.
+///
+/// # Safety
+///
+/// The CPU has VMX, and IA32_FEATURE_CONTROL is not locked.
+pub unsafe fn unlock() {
     // SAFETY: the CPU has VMX, hence the register.
     let control = unsafe { rdmsr(IA32_FEATURE_CONTROL) };
     // SAFETY: not locked, as the caller promises.
     unsafe { wrmsr(IA32_FEATURE_CONTROL, control | 0b101) }
 }
 
-/// Turns VMX operation on; says whether the CPU did. It is off, the CPU has it and firmware allows
-/// it, interrupts are off, and `region` is a page of this CPU's own that begins with the revision.
-pub(crate) fn vmxon(region: Hpa) -> bool {
+/// Turns VMX operation on; says whether the CPU did.
+///
+/// # Safety
+///
+/// It is off, the CPU has it and firmware allows it, interrupts are off, and `region` is a page of
+/// this CPU's own that begins with the revision.
+pub unsafe fn vmxon(region: Hpa) -> bool {
     let cr4 = read_cr4();
     // SAFETY: the CPU has VMX, so the bit may be set.
     unsafe { write_cr4(cr4 | CR4_VMXE) }
@@ -238,8 +266,12 @@ pub(crate) fn vmxon(region: Hpa) -> bool {
     on
 }
 
-/// Turns VMX operation off, which is on.
-pub(crate) fn vmxoff() {
+/// Turns VMX operation off.
+///
+/// # Safety
+///
+/// It is on, and no control structure is active on this CPU.
+pub unsafe fn vmxoff() {
     // SAFETY: as the caller promises.
     let _ = unsafe { x86::bits64::vmx::vmxoff() };
     let cr4 = read_cr4();
@@ -247,36 +279,45 @@ pub(crate) fn vmxoff() {
     unsafe { write_cr4(cr4 & !CR4_VMXE) }
 }
 
-/// Writes a control structure back to memory; VMX operation is on.
-pub(crate) fn vmclear(address: u64) {
-    // SAFETY: as the caller promises; a structure that is not active here has no state here.
+/// Writes a control structure back to memory. One that is not active here has no state here.
+///
+/// # Safety
+///
+/// VMX operation is on, and the structure is active on no other CPU.
+pub unsafe fn vmclear(address: u64) {
+    // SAFETY: as the caller promises.
     let _ = unsafe { x86::bits64::vmx::vmclear(address) };
 }
 
-/// Makes a control structure current; VMX operation is on, and it is active on no other CPU.
-pub(crate) fn vmptrld(address: u64) {
+/// Makes a control structure current.
+///
+/// # Safety
+///
+/// VMX operation is on, and the structure is active on no other CPU.
+pub unsafe fn vmptrld(address: u64) {
     // SAFETY: as the caller promises.
     let _ = unsafe { x86::bits64::vmx::vmptrld(address) };
 }
 
-/// The control structure that is current on this CPU, to which the caller is pinned.
-#[inline(always)]
-pub(crate) fn current() -> Current {
-    // SAFETY: as the caller promises.
-    unsafe { Current::new() }
-}
-
-/// Forgets what this CPU caches of the EPT tables with this pointer; VMX operation is on.
-pub(crate) fn invept(pointer: u64) {
+/// Forgets what this CPU caches of the EPT tables with this pointer.
+///
+/// # Safety
+///
+/// VMX operation is on, and the CPU has single-context INVEPT.
+pub unsafe fn invept(pointer: u64) {
     const SINGLE: u64 = 1;
-    // SAFETY: VMX operation is on, and `detect` wants this form.
+    // SAFETY: as the caller promises.
     unsafe { invalidate(SINGLE, pointer) }
 }
 
-/// Forgets what this CPU caches of any EPT tables; VMX operation is on.
-pub(crate) fn invept_all() {
+/// Forgets what this CPU caches of any EPT tables.
+///
+/// # Safety
+///
+/// VMX operation is on, and the CPU has global INVEPT.
+pub unsafe fn invept_all() {
     const ALL: u64 = 2;
-    // SAFETY: VMX operation is on, and `detect` wants this form.
+    // SAFETY: as the caller promises.
     unsafe { invalidate(ALL, 0) }
 }
 

@@ -58,6 +58,12 @@ pub const HOST_STATE: &[HostState] = &[
     ),
     state("TR", Read::Segment(SegmentName::Tr), EXIT_LOADED),
     state(
+        "the limit of TR",
+        Read::Dead,
+        "nobody: the exit makes it 103; a host whose task-state segment has an I/O bitmap loads \
+         TR again before its users need that",
+    ),
+    state(
         "GDTR",
         Read::Gdtr,
         "base: the exit; limit: by hand (host::Host::restore)",
@@ -68,7 +74,7 @@ pub const HOST_STATE: &[HostState] = &[
         "base: the exit; limit: by hand (host::Host::restore)",
     ),
     state("IA32_FS_BASE", Read::Msr(0xc000_0100), EXIT_COMPARED),
-    state("IA32_GS_BASE", Read::Msr(0xc000_0101), EXIT_COMPARED),
+    state("IA32_GS_BASE", Read::Msr(0xc000_0101), EXIT_LOADED),
     state(
         "IA32_KERNEL_GS_BASE",
         Read::Msr(0xc000_0102),

@@ -8,6 +8,7 @@
 //! | [`msr_bitmap`] | which registers a guest reaches without an exit |
 //! | [`rights`] | access rights of segments |
 //! | [`event`] | events as entries and exits write them |
+//! | [`blocking`] | what holds events off, as a control structure has it |
 //! | [`exit`] | why the guest was left, in the core's words |
 //! | [`vpid`] | virtual-processor identifiers, and when the TLB is flushed |
 //! | [`cpu`] | reading and writing this CPU's registers, and VMX instructions |
@@ -25,13 +26,14 @@
 //!
 //! # Where unsafe code lives
 //!
-//! In [`cpu`], [`pages`], [`fields`], [`host`], [`swap`], [`world`] and [`run`]; everything else
-//! denies it.
+//! In [`cpu`], [`pages`], [`fields`], [`loaded`], [`host`], [`swap`], [`world`], [`run`] and
+//! [`vmx`]; everything else denies it.
 //!
 //! Source: Intel SDM volume 3, the chapters on virtual-machine extensions.
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
+pub mod blocking;
 pub mod controls;
 #[cfg(target_arch = "x86_64")]
 pub mod cpu;

@@ -20,6 +20,7 @@
 //! address before it is active, and clears it or nothing.
 //!
 //! Source: Intel SDM volume 3, "Software Use of the VMCS and Related Structures".
+#![expect(unsafe_code, reason = "VMX instructions")]
 use waterbear_core::Error;
 use waterbear_core::mem::{Box, Heap, Vec};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,19 +85,29 @@ impl<H: Hal> Cpus<H> {
         self.list.len()
     }
 
-    /// Switches VMX operation on, on this CPU, whose interrupts are off. It has passed the check
-    /// and VMX operation is off. Says whether it is on now.
-    pub fn switch_on(&self, cpu: CpuId) -> bool {
+    /// Switches VMX operation on, on this CPU; says whether it is on now. With `unlock`, the
+    /// firmware left to us whether it may be on.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has VMX, the firmware allows it, VMX operation is off, and interrupts are off.
+    pub unsafe fn switch_on(&self, cpu: CpuId, unlock: bool) -> bool {
         let Some(here) = self.list.get(cpu as usize) else {
             return false;
         };
         here.current.store(NONE, Ordering::Relaxed);
-        if !cpu::vmxon(here.region.address()) {
+        if unlock {
+            // SAFETY: as the caller promises.
+            unsafe { cpu::unlock() }
+        }
+        // SAFETY: as the caller promises, and the region is this CPU's.
+        if !unsafe { cpu::vmxon(here.region.address()) } {
             return false;
         }
         here.on.store(true, Ordering::Relaxed);
         // Whatever is cached is from a time before.
-        cpu::invept_all();
+        // SAFETY: VMX operation is on, and `detect` wants this form.
+        unsafe { cpu::invept_all() }
         true
     }
 
@@ -113,23 +124,41 @@ impl<H: Hal> Cpus<H> {
         }
         let active = here.current.swap(NONE, Ordering::Release);
         if active != NONE {
-            cpu::vmclear(active);
+            // SAFETY: VMX operation is on, and the structure is active here.
+            unsafe { cpu::vmclear(active) }
         }
-        cpu::vmxoff();
+        // SAFETY: it is on, as the mark said, and no other structure is active here.
+        unsafe { cpu::vmxoff() }
     }
 
-    /// Whether the structure at `address` is current on this CPU, which the caller is pinned to.
+    /// Access to the structure at `address`, if it is current on this CPU.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread of the structure's vCPU, and is pinned to this CPU until the
+    /// result is used no more.
     #[inline]
-    pub fn current(&self, cpu: CpuId, address: u64) -> Option<Current> {
+    pub unsafe fn current(&self, cpu: CpuId, address: u64) -> Option<Current> {
         let here = self.list.get(cpu as usize)?;
-        (here.current.load(Ordering::Relaxed) == address).then(cpu::current)
+        // SAFETY: only this CPU changes what is current, for other threads or for the caller.
+        (here.current.load(Ordering::Relaxed) == address).then(|| unsafe { Current::new() })
     }
 
-    /// Makes the structure at `address` current on this CPU, which the caller, the vCPU's thread,
-    /// is pinned to; it was last on `last`. Interrupts on, unless it is on no other CPU.
-    /// `None` when VMX operation is off here, as it is when the machine goes down.
-    pub fn bring(&self, cpu: CpuId, last: CpuId, address: u64) -> Option<(Current, Brought)> {
-        if let Some(current) = self.current(cpu, address) {
+    /// Makes the structure at `address` current on this CPU. `None` when VMX operation is off
+    /// here, as it is when the machine goes down.
+    ///
+    /// # Safety
+    ///
+    /// As for [`current`](Cpus::current). `address` is that of a control structure, which was last
+    /// current on `last`; interrupts are on.
+    pub unsafe fn bring(
+        &self,
+        cpu: CpuId,
+        last: CpuId,
+        address: u64,
+    ) -> Option<(Current, Brought)> {
+        // SAFETY: as the caller promises.
+        if let Some(current) = unsafe { self.current(cpu, address) } {
             return Some((current, Brought::Already));
         }
         let here = self.list.get(cpu as usize)?;
@@ -139,14 +168,18 @@ impl<H: Hal> Cpus<H> {
         }
         let old = here.current.load(Ordering::Relaxed);
         if old != NONE {
-            cpu::vmclear(old);
+            // SAFETY: VMX operation is on, and the structure is active here.
+            unsafe { cpu::vmclear(old) }
         }
         // Release: the old one is in memory. Pairs with `is_on`.
         here.current.store(address, Ordering::Release);
         // It is in memory already, or was never anywhere: this makes its state known.
-        cpu::vmclear(address);
-        cpu::vmptrld(address);
-        Some((cpu::current(), Brought::Freshly))
+        // SAFETY: VMX operation is on, and the structure is active nowhere.
+        unsafe { cpu::vmclear(address) }
+        // SAFETY: as above.
+        unsafe { cpu::vmptrld(address) }
+        // SAFETY: it is current, and the caller is pinned.
+        Some((unsafe { Current::new() }, Brought::Freshly))
     }
 
     /// Whether the structure at `address` is active on `cpu`. Only its thread may ask.
@@ -174,7 +207,8 @@ impl<H: Hal> Cpus<H> {
             return;
         };
         if here.on.load(Ordering::Relaxed) && here.current.load(Ordering::Relaxed) == address {
-            cpu::vmclear(address);
+            // SAFETY: VMX operation is on, and the structure is active here.
+            unsafe { cpu::vmclear(address) }
             // Release: it is in memory. Pairs with `is_on`.
             here.current.store(NONE, Ordering::Release);
         }

@@ -6,9 +6,10 @@ use waterbear_core::regs::Regs;
 use waterbear_hal::{CpuId, Hal, Pfn};
 use x86::vmx::vmcs::{control, guest, ro};
 
+use crate::blocking::{BY_NMI, SHADOW};
 use crate::cpu;
 use crate::event::{self, DR6_NEW};
-use crate::exit::{self, ENTRY_FAILED};
+use crate::exit::{self, ENTRY_FAILED, ToDo};
 use crate::fields::Current;
 use crate::host::Host;
 use crate::loaded::Brought;
@@ -20,27 +21,33 @@ use crate::world;
 const OFF: u64 = u64::MAX;
 /// DR7: the next access to a debug register is an exception.
 const DR7_GD: u64 = 1 << 13;
-/// Interruptibility: blocking by STI or MOV SS, and by NMI.
-const BLOCKED: u64 = 3;
-const BLOCKED_NMI: u64 = 1 << 3;
 /// Pending debug exceptions: single step.
 const SINGLE_STEP: u64 = 1 << 14;
 
 impl<H: Hal> VmxVcpu<H> {
-    /// Makes the control structure current on this CPU, to which its thread is pinned, with
-    /// interrupts on. `None` when VMX operation is off.
+    /// Makes the control structure current on this CPU. `None` when VMX operation is off.
+    ///
+    /// # Safety
+    ///
+    /// The caller is pinned to this CPU until the result is used no more; interrupts are on.
     #[inline]
-    pub(crate) fn bring(&mut self, cpu: CpuId) -> Option<Current> {
-        if let Some(current) = self.machine.cpus.current(cpu, self.address()) {
+    pub(crate) unsafe fn bring(&mut self, cpu: CpuId) -> Option<Current> {
+        // SAFETY: as the caller promises.
+        if let Some(current) = unsafe { self.machine.cpus.current(cpu, self.address()) } {
             return Some(current);
         }
-        self.load(cpu)
+        // SAFETY: as the caller promises.
+        unsafe { self.load(cpu) }
     }
 
+    /// # Safety
+    ///
+    /// As for [`bring`](VmxVcpu::bring).
     #[cold]
-    fn load(&mut self, cpu: CpuId) -> Option<Current> {
+    unsafe fn load(&mut self, cpu: CpuId) -> Option<Current> {
         let cpus = &self.machine.cpus;
-        let (current, brought) = cpus.bring(cpu, self.cpu, self.address())?;
+        // SAFETY: as the caller promises, who has the vCPU to itself.
+        let (current, brought) = unsafe { cpus.bring(cpu, self.cpu, self.address())? };
         if brought == Brought::Freshly {
             self.cpu = cpu;
             self.launched = false;
@@ -53,9 +60,14 @@ impl<H: Hal> VmxVcpu<H> {
         Some(current)
     }
 
-    /// Runs the guest on this CPU until its next exit. Interrupts are off.
-    pub(crate) fn run(&mut self, cpu: CpuId, root: Pfn) -> Exit {
-        let Some(current) = self.machine.cpus.current(cpu, self.address()) else {
+    /// Runs the guest on this CPU until its next exit.
+    ///
+    /// # Safety
+    ///
+    /// The caller is pinned to this CPU and interrupts are off.
+    pub(crate) unsafe fn run(&mut self, cpu: CpuId, root: Pfn) -> Exit {
+        // SAFETY: as the caller promises, who has the vCPU to itself.
+        let Some(current) = (unsafe { self.machine.cpus.current(cpu, self.address()) }) else {
             return Exit::Refused(OFF);
         };
         self.before(&current, cpu, root);
@@ -108,11 +120,13 @@ impl<H: Hal> VmxVcpu<H> {
         update(control::EPTP_FULL, &mut written.pointer, pointer);
         update(guest::RIP, &mut written.rip, self.regs.rip);
         update(guest::RSP, &mut written.rsp, self.regs.general[Regs::RSP]);
-        if written.rflags != self.regs.rflags {
-            written.rflags = self.regs.rflags;
-            current.write(guest::RFLAGS, self.regs.rflags);
-            self.unsettled = true;
-        }
+        let rflags = self.regs.rflags;
+        update(guest::RFLAGS, &mut written.rflags, rflags);
+        update(
+            guest::INTERRUPTIBILITY_STATE,
+            &mut written.blocking,
+            self.blocking,
+        );
         if written.primary != self.primary {
             written.primary = self.primary;
             current.write(
@@ -124,13 +138,15 @@ impl<H: Hal> VmxVcpu<H> {
             self.write_event(current);
         }
         update(guest::DR7, &mut self.written.dr7, self.switched.dr7);
-        if self.unsettled || self.regs.rflags & Rflags::TF.bits() != 0 {
+        if self.blocking & SHADOW != 0 {
             self.settle_single_step(current);
         }
         if self.flush || self.ran_on != Some(cpu) {
             self.flush = false;
             self.ran_on = Some(cpu);
-            cpu::invept(self.written.pointer);
+            // SAFETY: a control structure is current, hence VMX operation on; `detect` wants this
+            // form.
+            unsafe { cpu::invept(self.written.pointer) }
         }
     }
 
@@ -168,10 +184,6 @@ impl<H: Hal> VmxVcpu<H> {
     /// Non-Register State".
     #[cold]
     fn settle_single_step(&mut self, current: &Current) {
-        self.unsettled = false;
-        if current.read(guest::INTERRUPTIBILITY_STATE) & BLOCKED == 0 {
-            return;
-        }
         let pending = current.read(guest::PENDING_DBG_EXCEPTIONS);
         let wanted = if self.regs.rflags & Rflags::TF.bits() != 0 {
             pending | SINGLE_STEP
@@ -198,24 +210,38 @@ impl<H: Hal> VmxVcpu<H> {
             self.regs.rip = self.written.rip;
             self.regs.general[Regs::RSP] = self.written.rsp;
             self.regs.rflags = self.written.rflags;
+            self.written.blocking = current.read(guest::INTERRUPTIBILITY_STATE);
+            self.blocking = self.written.blocking;
         }
         let left = exit::decode(current, reason, vectoring);
         self.length = left.length;
         if event::is_valid(vectoring) && reason & ENTRY_FAILED == 0 {
             self.note_undelivered(current, vectoring);
         }
-        if left.nmi_blocked {
-            let state = current.read(guest::INTERRUPTIBILITY_STATE);
-            current.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_NMI);
+        if !left.to_do.is_empty() {
+            self.finish(left.to_do);
         }
-        if left.trap {
+        left.exit
+    }
+
+    /// Does what is to be done before the core hears of an exit.
+    #[cold]
+    fn finish(&mut self, to_do: ToDo) {
+        if to_do.contains(ToDo::BLOCK_NMIS) {
+            self.blocking |= BY_NMI;
+        }
+        if to_do.contains(ToDo::SKIP) {
             self.regs.rip = self.regs.rip.wrapping_add(self.length.into());
             self.length = 0;
         }
-        if let Some(vector) = left.host {
-            cpu::raise(vector);
+        if to_do.contains(ToDo::HOST_NMI) {
+            // SAFETY: the exit took it, and the host's state is back.
+            unsafe { cpu::raise_nmi() }
         }
-        left.exit
+        if to_do.contains(ToDo::HOST_MACHINE_CHECK) {
+            // SAFETY: as above.
+            unsafe { cpu::raise_machine_check() }
+        }
     }
 
     /// Notes the event whose delivery the exit cut short.
@@ -231,8 +257,7 @@ impl<H: Hal> VmxVcpu<H> {
         });
         if event::is_nmi(vectoring) {
             // It is not being handled after all.
-            let state = current.read(guest::INTERRUPTIBILITY_STATE);
-            current.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_NMI);
+            self.blocking &= !BY_NMI;
         }
     }
 }

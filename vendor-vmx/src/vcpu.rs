@@ -46,6 +46,8 @@ pub struct Written {
     pub rsp: u64,
     /// RFLAGS.
     pub rflags: u64,
+    /// Interruptibility.
+    pub blocking: u64,
     /// VM-entry interruption information that is valid.
     pub event: bool,
 }
@@ -87,10 +89,10 @@ pub struct VmxVcpu<H: Hal> {
     pub(crate) event: Option<Event>,
     /// Cut short by the last exit.
     pub(crate) undelivered: Option<Event>,
+    /// Interruptibility, for the next entry: what holds events off.
+    pub(crate) blocking: u64,
     /// Of the instruction that left.
     pub(crate) length: u8,
-    /// The shadow or RFLAGS changed: see [`VmxVcpu::settle_single_step`].
-    pub(crate) unsettled: bool,
 }
 
 impl<H: Hal> VmxVcpu<H> {
@@ -127,8 +129,8 @@ impl<H: Hal> VmxVcpu<H> {
             efer: Efer::empty(),
             event: None,
             undelivered: None,
+            blocking: 0,
             length: 0,
-            unsettled: false,
         })
     }
 

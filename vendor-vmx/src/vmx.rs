@@ -1,4 +1,5 @@
 //! VMX as the core's vendor.
+#![expect(unsafe_code, reason = "what the core promises is passed on")]
 use waterbear_core::Error;
 use waterbear_core::arch::{Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
 use waterbear_core::exit::Exit;
@@ -9,6 +10,7 @@ use waterbear_core::vendor::{Control, EnableError, Hardware, Msr, Unsupported, V
 use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
 use x86::vmx::vmcs::{control, guest};
 
+use crate::blocking;
 use crate::cpu;
 use crate::detect::Features;
 use crate::fields::Current;
@@ -60,6 +62,11 @@ impl<H: Hal> Vmx<H> {
         &self.machine.features
     }
 
+    /// An answer of this machine's CPUID, with only what a guest can have.
+    pub fn limit_cpuid(&self, function: u32, index: u32, answer: [u32; 4]) -> [u32; 4] {
+        self.machine.controls.limit_cpuid(function, index, answer)
+    }
+
     /// Runs `f` with the vCPU's control structure current on this CPU. `None` when VMX operation
     /// is off, as it is when the machine goes down.
     fn with<R>(
@@ -68,7 +75,8 @@ impl<H: Hal> Vmx<H> {
         f: impl FnOnce(&mut VmxVcpu<H>, &Current) -> R,
     ) -> Option<R> {
         let pinned = Pinned::new(&self.hal);
-        let current = vcpu.bring(pinned.cpu())?;
+        // SAFETY: pinned until `f` is over; the hooks are called with interrupts on.
+        let current = unsafe { vcpu.bring(pinned.cpu())? };
         Some(f(vcpu, &current))
     }
 
@@ -119,10 +127,9 @@ impl<H: Hal> Hardware for Vmx<H> {
         if cpu::is_enabled() {
             return Err(EnableError::Busy);
         }
-        if cpu::facts().features().is_ok_and(|found| found.unlocked) {
-            cpu::unlock();
-        }
-        if self.machine.cpus.switch_on(cpu) {
+        let unlocked = cpu::facts().features().is_ok_and(|found| found.unlocked);
+        // SAFETY: it has passed `check_cpu` and is off, and the core has turned interrupts off.
+        if unsafe { self.machine.cpus.switch_on(cpu, unlocked) } {
             Ok(())
         } else {
             Err(EnableError::Failed)
@@ -146,11 +153,6 @@ fn table_field(first: u32, name: TableName) -> u32 {
     }
 }
 
-/// Interruptibility: blocking by STI, by MOV SS, by NMI.
-const BLOCKED_STI: u64 = 1 << 0;
-const BLOCKED_MOV_SS: u64 = 1 << 1;
-const BLOCKED_NMI: u64 = 1 << 3;
-
 impl<H: Hal> Vendor for Vmx<H> {
     type Vcpu = VmxVcpu<H>;
 
@@ -160,12 +162,14 @@ impl<H: Hal> Vendor for Vmx<H> {
 
     fn prepare(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId) {
         // Where VMX operation is off, the entry finds that out too.
-        let _ = vcpu.bring(cpu);
+        // SAFETY: the core has pinned the thread, and interrupts are on; the result is not used.
+        let _ = unsafe { vcpu.bring(cpu) };
     }
 
     fn enter(&self, vcpu: &mut VmxVcpu<H>, root: Pfn) -> Exit {
         let pinned = Pinned::new(&self.hal);
-        vcpu.run(pinned.cpu(), root)
+        // SAFETY: pinned, and the core has turned interrupts off.
+        unsafe { vcpu.run(pinned.cpu(), root) }
     }
 
     fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
@@ -307,27 +311,11 @@ impl<H: Hal> Vendor for Vmx<H> {
     }
 
     fn shadow(&self, vcpu: &mut VmxVcpu<H>) -> Shadow {
-        let state = self.read(vcpu, guest::INTERRUPTIBILITY_STATE);
-        let mut shadow = Shadow::empty();
-        shadow.set(Shadow::STI, state & BLOCKED_STI != 0);
-        shadow.set(Shadow::MOV_SS, state & BLOCKED_MOV_SS != 0);
-        shadow.set(Shadow::NMI, state & BLOCKED_NMI != 0);
-        shadow
+        blocking::decode(vcpu.blocking)
     }
 
     fn set_shadow(&self, vcpu: &mut VmxVcpu<H>, shadow: Shadow) {
-        let mut state = 0;
-        // Both at once is not a state that a CPU can be in; this one holds off more.
-        if shadow.contains(Shadow::MOV_SS) {
-            state |= BLOCKED_MOV_SS;
-        } else if shadow.contains(Shadow::STI) {
-            state |= BLOCKED_STI;
-        }
-        if shadow.contains(Shadow::NMI) {
-            state |= BLOCKED_NMI;
-        }
-        vcpu.unsettled = true;
-        self.write(vcpu, guest::INTERRUPTIBILITY_STATE, state);
+        vcpu.blocking = blocking::encode(shadow);
     }
 
     fn want_windows(&self, vcpu: &mut VmxVcpu<H>, interrupt: bool, nmi: bool) {

@@ -12,7 +12,7 @@ use super::rig::{Rig, must};
 use crate::console::say;
 
 /// The most registers of a list.
-const MOST: usize = 96;
+pub const MOST: usize = 96;
 
 /// What SGDT and SIDT write.
 #[repr(C, packed)]
@@ -42,7 +42,7 @@ fn has(msr: u32) -> bool {
 }
 
 /// What the host has in a register, if it can be compared.
-fn read(what: Read) -> Option<u128> {
+pub fn read(what: Read) -> Option<u128> {
     let value = match what {
         // SAFETY: the CPU has the register.
         Read::Msr(msr) if has(msr) => unsafe { x86::msr::rdmsr(msr) },

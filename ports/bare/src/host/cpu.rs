@@ -83,6 +83,15 @@ unsafe impl Cpu for Bare {
     // handlers come in without help.
     fn yield_now(&self) {}
 
+    fn signal_pending(&self) -> bool {
+        false
+    }
+
+    fn tsc(&self) -> u64 {
+        // SAFETY: every CPU that has hardware virtualisation has the instruction.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue::new())
     }

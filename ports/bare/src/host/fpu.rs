@@ -69,17 +69,25 @@ impl Area {
         };
         let layout = Layout::from_size_align(size, ALIGNMENT).map_err(|_| AllocError)?;
         let at = Bare.alloc_bytes(layout)?;
-        // A header of zeros says that every part is as after a reset, but the
-        // restoring instruction takes MXCSR from memory all the same.
-        // SAFETY: inside the area, which is at least `LEGACY_SIZE` long.
-        unsafe { at.add(CONTROL_WORD.0).cast().write(CONTROL_WORD.1) }
-        // SAFETY: as above.
-        unsafe { at.add(MXCSR.0).cast().write(MXCSR.1) }
-        Ok(Self {
+        let area = Self {
             at,
             layout,
             extended,
-        })
+        };
+        // A header of zeros says that every part is as after a reset, but the
+        // restoring instruction takes MXCSR from memory all the same.
+        area.write(CONTROL_WORD.0, &CONTROL_WORD.1.to_le_bytes());
+        area.write(MXCSR.0, &MXCSR.1.to_le_bytes());
+        Ok(area)
+    }
+
+    /// Writes a few bytes of the legacy part.
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= LEGACY_SIZE);
+        // SAFETY: inside the area, which is at least that long.
+        let place = unsafe { self.at.as_ptr().add(offset) };
+        // SAFETY: as above, and nobody else has the area.
+        unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
     }
 
     /// Copies what is in the CPU to here.

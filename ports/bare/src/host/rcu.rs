@@ -87,11 +87,9 @@ impl Deferred {
             let frame = Pfn(self.batch.into());
             self.batch = next(self.batch).load(Ordering::Relaxed);
             // SAFETY: deferred by its owner, and no section sees it.
-            unsafe {
-                Bare.table(frame)
-                    .cast::<u8>()
-                    .write_bytes(POISON, PAGE_SIZE as usize)
-            }
+            let table = unsafe { Bare.table(frame) }.cast::<u8>();
+            // SAFETY: as above.
+            unsafe { table.write_bytes(POISON, PAGE_SIZE as usize) }
             // SAFETY: deferred once by its owner, and no section sees it.
             unsafe { Bare.free_table(frame) }
             // Pairs with `rcu_barrier`.

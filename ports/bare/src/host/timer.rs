@@ -1,7 +1,7 @@
 //! Time: the time-stamp counter as a clock, and each CPU's APIC timer, which
 //! can interrupt a guest that does not stop by itself.
 use core::arch::x86_64::_rdtsc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use waterbear_hal::CpuId;
 use x86::io::{inb, outb};
@@ -27,6 +27,8 @@ const MILLISECONDS: u64 = 4;
 
 /// Per millisecond.
 static TSC_RATE: AtomicU64 = AtomicU64::new(1);
+/// Whether the timer's interrupts are signals.
+static SIGNALS: AtomicBool = AtomicBool::new(false);
 static APIC_RATE: AtomicU64 = AtomicU64::new(1);
 
 fn tsc() -> u64 {
@@ -100,8 +102,15 @@ pub fn every(nanoseconds: u64) {
     apic::start_timer(apic_count(nanoseconds), true);
 }
 
+/// Interrupts this CPU again and again, and each time a signal comes for its thread.
+pub fn signal_every(nanoseconds: u64) {
+    SIGNALS.store(true, Ordering::Relaxed);
+    every(nanoseconds);
+}
+
 /// Ends what `after` or `every` began on this CPU.
 pub fn stop() {
+    SIGNALS.store(false, Ordering::Relaxed);
     apic::start_timer(0, false);
 }
 
@@ -112,5 +121,9 @@ pub fn ticks(cpu: CpuId) -> u64 {
 
 /// The handler.
 pub fn interrupt() {
-    percpu::this().ticks.fetch_add(1, Ordering::Relaxed);
+    let me = percpu::this();
+    me.ticks.fetch_add(1, Ordering::Relaxed);
+    if SIGNALS.load(Ordering::Relaxed) {
+        me.signal.store(true, Ordering::Relaxed);
+    }
 }

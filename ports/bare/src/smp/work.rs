@@ -7,9 +7,12 @@ use waterbear_hal::{Cpu, CpuId, CpuSet};
 
 use crate::host::{Bare, percpu, wait};
 
+/// What a job does; borrowed from the owner, who waits.
+type Function = *const (dyn Fn(CpuId) + Sync);
+
 /// A job, on the stack of the CPU that waits for its end.
 pub struct Job {
-    f: *const (dyn Fn(CpuId) + Sync),
+    f: Function,
     /// How many CPUs have not finished it.
     left: AtomicU32,
     owner: CpuId,
@@ -18,13 +21,14 @@ pub struct Job {
 /// Runs `f` on each CPU of the set that runs, at the same time, this one
 /// included, and waits for all. `f` gets the CPU's number. A CPU that has a job
 /// already does that first. Interrupts on.
-fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
+pub fn run_on(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
     let me = percpu::this().number();
-    let f: *const (dyn Fn(CpuId) + Sync) = f;
+    let f = ptr::from_ref(f);
+    // SAFETY: only the lifetime is forgotten; this function waits until no CPU
+    // uses the pointer any more.
+    let f: Function = unsafe { core::mem::transmute(f) };
     let job = Job {
-        // SAFETY: only the lifetime is forgotten; this function waits until no
-        // CPU uses the pointer any more.
-        f: unsafe { core::mem::transmute::<*const (dyn Fn(CpuId) + Sync), _>(f) },
+        f,
         left: AtomicU32::new(percpu::others(cpus).count() as u32),
         owner: me,
     };
