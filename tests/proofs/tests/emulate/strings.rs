@@ -9,8 +9,8 @@ use crate::flat::{Call, Flat};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use crate::{
     form::{Case, state},
-    forms::compare,
     host::Host,
+    oracle::compare,
 };
 
 const DF: u64 = Rflags::DF.bits();
