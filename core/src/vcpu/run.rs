@@ -25,12 +25,16 @@ impl<V: Vendor> Runner<V> {
     }
 
     /// Takes the pending requests up and enters the guest, unless another
-    /// request came in between, a signal waits or another thread wants the CPU. Says why the guest was left, if it was entered. May sleep
-    /// before it enters; not loaded, interrupts on.
+    /// request came in between, a signal waits or another thread wants the
+    /// CPU. Says why the guest was left, if it was entered and `finish` has
+    /// not dealt with that. May sleep before it enters; not loaded, interrupts
+    /// on.
     ///
     /// `reload` gets a root that is valid now; should it become obsolete
     /// before the guest runs, the request that says so keeps the vCPU from
     /// entering. `handle` takes up the requests that are not the core's own.
+    /// `finish` deals with exits before the guest's state is out of the CPU, as
+    /// [`Vendor::enter`] says, and the guest goes on; it says whether it has.
     ///
     /// # Errors
     ///
@@ -43,6 +47,7 @@ impl<V: Vendor> Runner<V> {
         vendor: &V,
         mut reload: impl FnMut() -> Result<Pfn, Error>,
         mut handle: impl FnMut(Request, &mut V::Vcpu) -> Result<(), Error>,
+        mut finish: impl FnMut(&mut V::Vcpu, Exit) -> bool,
     ) -> Result<Option<Exit>, Error> {
         let Self { state, root } = self;
         vcpu.check_requests(|request| match request {
@@ -70,14 +75,26 @@ impl<V: Vendor> Runner<V> {
         };
         let pinned = Pinned::new(hal);
         vendor.prepare(state, pinned.cpu());
-        Ok(vcpu
-            .load(&pinned)
-            .enter(|_irq_off| {
-                // With interrupts on it would be too early: the interrupt that tells of either
-                // would come and go before the guest runs.
-                let held_up = hal.signal_pending() || hal.should_yield();
-                (!held_up).then(|| vendor.enter(state, root))
-            })
-            .flatten())
+        let mut left = None;
+        vcpu.load(&pinned).enter(|_irq_off| {
+            // With interrupts on it would be too early: the interrupt that tells of either
+            // would come and go before the guest runs.
+            let held_up = || hal.signal_pending() || hal.should_yield();
+            if held_up() {
+                return;
+            }
+            let mut finished = false;
+            let exit = vendor.enter(state, root, |state, exit| {
+                finished = finish(state, exit);
+                // The mode has been `InGuest` all the time, so whoever made a request since the
+                // last look interrupts this CPU, and the next entry ends as it begins (KR-1). This
+                // look only makes it sooner.
+                finished && !vcpu.is_wanted() && !held_up()
+            });
+            if !finished {
+                left = Some(exit);
+            }
+        });
+        Ok(left)
     }
 }

@@ -62,7 +62,12 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         })
     }
 
-    fn enter(&self, vcpu: &mut State, root: Pfn) -> Exit {
+    fn enter(
+        &self,
+        vcpu: &mut State,
+        root: Pfn,
+        _again: impl FnMut(&mut State, Exit) -> bool,
+    ) -> Exit {
         let gpa = vcpu.gfn.gpa();
         let access = Wanted {
             write: vcpu.wanted.write,
@@ -187,6 +192,7 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             vendor,
             || Ok(rig.vm.load_root(mmu)?.pfn()),
             |_request, _state| Ok(()),
+            |_state, _exit| false,
         )?;
         let outcome = match exit {
             Some(Exit::Mmio { gpa, access }) => rig.vm.handle_mmio(mmu, gpa, access)?,

@@ -146,6 +146,7 @@ impl<'a, V: Vendor> Rig<'a, V> {
                     self.vendor,
                     || Ok(vm.load_root(mmu)?.pfn()),
                     |_, _| Ok(()),
+                    |_, _| false,
                 )
                 .map_err(|_| "the vCPU does not run")?;
             let Some(exit) = exit else { continue };

@@ -57,7 +57,12 @@ impl Vendor for Notes {
         Ok(Vcpu0::default())
     }
 
-    fn enter(&self, vcpu: &mut Vcpu0, root: Pfn) -> Exit {
+    fn enter(
+        &self,
+        vcpu: &mut Vcpu0,
+        root: Pfn,
+        _again: impl FnMut(&mut Vcpu0, Exit) -> bool,
+    ) -> Exit {
         assert!(!self.host.irq_disable(), "entered with interrupts on");
         vcpu.entries += 1;
         self.did.lock().unwrap().push(Did::Enter(root));
@@ -103,6 +108,7 @@ impl Fixture {
                     assert_eq!(request, Request::EVENT);
                     Ok(())
                 },
+                |_, _| false,
             )
             .map(|exit| exit.is_some())
     }
