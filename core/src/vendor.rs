@@ -80,8 +80,9 @@ pub trait Vendor: Hardware {
     /// the guest's run and is taken when they are on again.
     ///
     /// `again` hears of every exit while what the vendor switches by hand is
-    /// still the guest's, and says whether the guest goes on at once. It does
-    /// not sleep; of the hooks it uses those for registers, and neither it nor
+    /// still the guest's, and says whether the guest goes on at once. It is not
+    /// asked where an event's delivery was cut short: that comes back to the
+    /// core. It does not sleep; of the hooks it uses those for registers, and neither it nor
     /// what it does injects an event or changes control registers or MSRs.
     fn enter(
         &self,

@@ -127,7 +127,7 @@ impl<H: Hal> Svm<H> {
         let exit = match self.cpus.get(cpu as usize) {
             Some(per_cpu) => match vcpu.prepare(root, &self.features) {
                 Some(exit) => exit,
-                None => self.run(vcpu, per_cpu, cpu, root, again),
+                None => self.run(vcpu, per_cpu, cpu, again),
             },
             None => Exit::Refused(code::INVALID),
         };
@@ -142,7 +142,6 @@ impl<H: Hal> Svm<H> {
         vcpu: &mut SvmVcpu<H>,
         per_cpu: &PerCpu<H>,
         cpu: CpuId,
-        root: Pfn,
         mut again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
     ) -> Exit {
         let features = &self.features;
@@ -174,13 +173,14 @@ impl<H: Hal> Svm<H> {
             let why = reason(&block.control);
             let (cr2, dr6) = (block.save.cr2, block.save.dr6);
             let exit = vcpu.finish(features);
-            // What the exit took from the host goes back to it first.
-            if why == code::MACHINE_CHECK || !again(vcpu, exit) {
+            // What the exit took from the host goes back to it first, and what it did not deliver
+            // to the core.
+            let bare =
+                why != code::MACHINE_CHECK && vcpu.undelivered.is_none() && !vcpu.nmi.is_busy();
+            if !bare || !again(vcpu, exit) {
                 break (exit, why, cr2, dr6);
             }
-            if let Some(exit) = vcpu.prepare(root, features) {
-                break (exit, why, cr2, dr6);
-            }
+            vcpu.prepare_again();
         };
         // SAFETY: this is the CPU of `load`, and interrupts are off since.
         unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }

@@ -99,8 +99,10 @@ impl<H: Hal> VmxVcpu<H> {
                 break Exit::Refused(current.read(ro::VM_INSTRUCTION_ERROR));
             }
             let exit = self.after(&current);
-            // What the exit took from the host goes back to it first.
-            if !self.raise.is_empty() || !again(self, exit) {
+            // What the exit took from the host goes back to it first, and what it did not deliver
+            // to the core.
+            let bare = self.raise.is_empty() && self.undelivered.is_none();
+            if !bare || !again(self, exit) {
                 break exit;
             }
         };

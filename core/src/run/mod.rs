@@ -76,6 +76,7 @@ use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
+use quick::Inside;
 
 /// Bytes that an owner and a guest can exchange at a time.
 pub const DATA: usize = 4096;
@@ -241,23 +242,19 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             {
                 return Ok(leave);
             }
-            let mmu = &mut self.mmu;
-            let asked = Asked {
-                table: &self.cpuid,
-                features: &self.features,
-                apic_base: self.kept.apic_base,
-            };
-            // What waits is looked at before each entry.
-            let quick = self.events.idle() && !self.asked;
-            let exit = self.runner.attempt(
-                &self.hal,
-                vcpu,
+            let mut inside = Inside {
+                vm,
                 vendor,
-                || Ok(vm.load_root(mmu)?.pfn()),
-                // An event's sender has queued it before, and this thread queues its own.
-                |_request, _state| Ok(()),
-                |state, exit| quick && quick::finish(&asked, vendor, state, exit),
-            );
+                mmu: &mut self.mmu,
+                asked: Asked {
+                    table: &self.cpuid,
+                    features: &self.features,
+                    apic_base: self.kept.apic_base,
+                },
+                // What waits is looked at before each entry.
+                quick: self.events.idle() && !self.asked,
+            };
+            let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
             // Also when the guest was not entered: nothing stays with the vendor.
             if let Some(event) = vendor.take_undelivered(self.runner.state()) {
                 self.take_back(vendor, event);

@@ -9,7 +9,7 @@ pub mod run;
 pub mod set;
 
 pub use mode::Mode;
-pub use run::Runner;
+pub use run::{Owner, Runner};
 pub use set::{MAX_VCPUS, Vcpus};
 
 use waterbear_hal::sync::atomic::{AtomicU32, Ordering};

@@ -44,7 +44,8 @@ impl<H: Hal> Asked<'_, H> {
         let follow = |word: &mut u32, bit: u32, on: bool| {
             *word = if on { *word | bit } else { *word & !bit };
         };
-        let mut cr4 = |bit| Cr4::from_bits_retain(vendor.control(state, Control::Cr4)).contains(bit);
+        let mut cr4 =
+            |bit| Cr4::from_bits_retain(vendor.control(state, Control::Cr4)).contains(bit);
         match (function, index) {
             (1, _) => {
                 follow(c, OSXSAVE, cr4(Cr4::OSXSAVE));

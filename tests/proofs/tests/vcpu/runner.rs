@@ -6,7 +6,7 @@ use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vcpu::{Runner, Vcpu};
+use waterbear_core::vcpu::{Owner, Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
@@ -76,6 +76,20 @@ impl Vendor for Notes {
     }
 }
 
+/// The thread of the vCPU: the answer to a reload.
+struct Thread(Result<Pfn, Error>);
+
+impl Owner<Notes> for Thread {
+    fn reload(&mut self) -> Result<Pfn, Error> {
+        self.0
+    }
+
+    fn handle(&mut self, request: Request, _: &mut Vcpu0) -> Result<(), Error> {
+        assert_eq!(request, Request::EVENT);
+        Ok(())
+    }
+}
+
 struct Fixture {
     host: MockHost,
     vendor: Notes,
@@ -99,17 +113,7 @@ impl Fixture {
 
     fn attempt(&mut self, root: Result<Pfn, Error>) -> Result<bool, Error> {
         self.runner
-            .attempt(
-                &self.host,
-                &self.vcpu,
-                &self.vendor,
-                || root,
-                |request, _| {
-                    assert_eq!(request, Request::EVENT);
-                    Ok(())
-                },
-                |_, _| false,
-            )
+            .attempt(&self.host, &self.vcpu, &self.vendor, &mut Thread(root))
             .map(|exit| exit.is_some())
     }
 
