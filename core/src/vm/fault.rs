@@ -140,7 +140,7 @@ impl<H: Hal> Vm<H> {
                 Outcome::Mmio
             });
         }
-        if !access.absent
+        if self.may_be_there(access)
             && self
                 .mmu
                 .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
@@ -170,11 +170,16 @@ impl<H: Hal> Vm<H> {
         if slot.invalid || (access.write && (tracked || slot.read_only())) {
             return false;
         }
-        if !access.absent {
-            return self
+        if self.may_be_there(access)
+            && self
                 .mmu
                 .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
-                == FastFault::Fixed;
+                == FastFault::Fixed
+        {
+            return true;
+        }
+        if !access.absent {
+            return false;
         }
         let snapshot = self.mmu.snapshot();
         let Some(page) = slot
@@ -186,6 +191,12 @@ impl<H: Hal> Vm<H> {
         let decide = || self.goal(slot, gfn, &page, access, tracked);
         self.mmu
             .try_install((&self.vcpus, &**slot), root, snapshot, decide)
+    }
+
+    /// Whether the fast path may find something to give back. Where hardware keeps no accessed
+    /// bits, a page whose permissions were put aside looks as if nothing were there.
+    fn may_be_there(&self, access: Access) -> bool {
+        !access.absent || !self.mmu.format().has_accessed_dirty()
     }
 
     /// Handles an exit that hardware takes on an MMIO entry. May sleep.

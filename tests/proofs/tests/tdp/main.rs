@@ -15,6 +15,7 @@ mod mmio;
 mod notify;
 mod pins;
 mod prefault;
+mod quick;
 mod rewind;
 mod roots;
 mod threads;

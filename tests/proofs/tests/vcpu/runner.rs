@@ -1,12 +1,12 @@
 //! One attempt to run a vCPU: requests first, then the guest.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vcpu::{Owner, Runner, Vcpu};
+use waterbear_core::vcpu::{Mode, Owner, Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
@@ -22,7 +22,10 @@ enum Did {
 /// A vendor that notes what it is asked to do.
 struct Notes {
     host: MockHost,
+    vcpu: Arc<Vcpu<MockHost>>,
     did: Mutex<Vec<Did>>,
+    /// Somebody makes this request while the guest runs for this time.
+    request: Mutex<Option<(u32, Request)>>,
 }
 
 /// The vendor's state of the vCPU.
@@ -61,12 +64,24 @@ impl Vendor for Notes {
         &self,
         vcpu: &mut Vcpu0,
         root: Pfn,
-        _again: impl FnMut(&mut Vcpu0, Exit) -> bool,
+        mut again: impl FnMut(&mut Vcpu0, Exit) -> bool,
     ) -> Exit {
-        assert!(!self.host.irq_disable(), "entered with interrupts on");
-        vcpu.entries += 1;
-        self.did.lock().unwrap().push(Did::Enter(root));
-        Exit::Interrupt
+        loop {
+            assert!(!self.host.irq_disable(), "entered with interrupts on");
+            assert_ne!(self.vcpu.mode(), Mode::Outside);
+            vcpu.entries += 1;
+            self.did.lock().unwrap().push(Did::Enter(root));
+            let mut request = self.request.lock().unwrap();
+            if let Some((_, request)) = request.take_if(|(entry, _)| *entry == vcpu.entries) {
+                let vcpu = Arc::clone(&self.vcpu);
+                std::thread::spawn(move || vcpu.make_request(request))
+                    .join()
+                    .unwrap();
+            }
+            if !again(vcpu, Exit::Interrupt) {
+                return Exit::Interrupt;
+            }
+        }
     }
 
     waterbear_proofs::stateless!(Vcpu0);
@@ -76,44 +91,64 @@ impl Vendor for Notes {
     }
 }
 
-/// The thread of the vCPU: the answer to a reload.
-struct Thread(Result<Pfn, Error>);
+/// The thread of the vCPU.
+struct Thread {
+    /// The answer to a reload.
+    root: Result<Pfn, Error>,
+    /// How many exits it finishes in guest mode.
+    finishes: u32,
+}
 
 impl Owner<Notes> for Thread {
     fn reload(&mut self) -> Result<Pfn, Error> {
-        self.0
+        self.root
     }
 
     fn handle(&mut self, request: Request, _: &mut Vcpu0) -> Result<(), Error> {
         assert_eq!(request, Request::EVENT);
         Ok(())
     }
+
+    fn finish(&mut self, _: &mut Vcpu0, _: Exit) -> bool {
+        let left = self.finishes.checked_sub(1);
+        self.finishes = left.unwrap_or(0);
+        left.is_some()
+    }
 }
 
 struct Fixture {
     host: MockHost,
     vendor: Notes,
-    vcpu: Vcpu<MockHost>,
+    vcpu: Arc<Vcpu<MockHost>>,
+    finishes: u32,
     runner: Runner<Notes>,
 }
 
 impl Fixture {
     fn new() -> Self {
         let host = MockHost::new();
+        let vcpu = Arc::new(Vcpu::new(&host, 0).expect("memory"));
         Self {
             vendor: Notes {
                 host: host.clone(),
+                vcpu: Arc::clone(&vcpu),
                 did: Mutex::default(),
+                request: Mutex::default(),
             },
-            vcpu: Vcpu::new(&host, 0).expect("memory"),
+            vcpu,
+            finishes: 0,
             runner: Runner::new(Vcpu0::default()),
             host,
         }
     }
 
     fn attempt(&mut self, root: Result<Pfn, Error>) -> Result<bool, Error> {
+        let mut thread = Thread {
+            root,
+            finishes: self.finishes,
+        };
         self.runner
-            .attempt(&self.host, &self.vcpu, &self.vendor, &mut Thread(root))
+            .attempt(&self.host, &self.vcpu, &self.vendor, &mut thread)
             .map(|exit| exit.is_some())
     }
 
@@ -191,4 +226,35 @@ fn a_dead_vm_runs_no_more() {
         assert_eq!(fixture.attempt(Ok(Pfn(7))), Err(Error::Dead));
     }
     assert!(fixture.vendor.did.lock().unwrap().is_empty());
+}
+
+/// Proves KR-1.
+#[test]
+fn an_exit_that_is_finished_in_guest_mode_is_followed_by_an_entry() {
+    let mut fixture = Fixture::new();
+    fixture.run(Pfn(7));
+    fixture.finishes = 2;
+    assert_eq!(fixture.attempt(Ok(Pfn(7))), Ok(true));
+    assert_eq!(fixture.runner.state().entries, 4);
+    assert_eq!(fixture.vcpu.mode(), Mode::Outside);
+}
+
+/// Proves KR-1, KR-2.
+#[test]
+fn a_request_ends_a_stay_in_guest_mode_and_is_taken_up() {
+    for request in [
+        Request::EVENT,
+        Request::UNBLOCK,
+        Request::OUTSIDE_GUEST_MODE,
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.run(Pfn(7));
+        fixture.finishes = u32::MAX;
+        *fixture.vendor.request.lock().unwrap() = Some((3, request));
+        assert_eq!(fixture.attempt(Ok(Pfn(7))), Ok(false), "{request:?}");
+        assert_eq!(fixture.runner.state().entries, 3);
+        fixture.finishes = 0;
+        assert_eq!(fixture.attempt(Ok(Pfn(7))), Ok(true));
+        assert!(!fixture.vcpu.requests().any());
+    }
 }
