@@ -14,6 +14,7 @@
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
+//! - [`abi`]: the ioctl interface to user space.
 //!
 //! What each of them guarantees stands in [`rules`], by number; the order in
 //! which locks are taken in [`lock_order`].
@@ -32,6 +33,7 @@
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
+pub mod abi;
 pub mod arch;
 pub mod error;
 pub mod exit;

@@ -1,0 +1,43 @@
+//! The guest's FPU state, kept by the kernel as it keeps a thread's.
+use core::ptr::NonNull;
+
+use waterbear_hal::{AllocError, Fpu};
+
+use super::{Linux, allocated};
+use crate::glue::{self, FpuGuest};
+
+/// A `struct fpu_guest`.
+pub struct GuestFpu(NonNull<FpuGuest>);
+
+// SAFETY: the kernel's structure belongs to no thread while it is not loaded.
+unsafe impl Send for GuestFpu {}
+
+// SAFETY: between the two swaps the kernel treats the guest's state as the
+// thread's own: it saves it when another thread runs.
+unsafe impl Fpu for Linux {
+    type GuestFpu = GuestFpu;
+
+    /// `fpu_alloc_guest_fpstate`.
+    fn new_guest_fpu(&self) -> Result<GuestFpu, AllocError> {
+        Ok(GuestFpu(allocated(glue::wb_fpu_new())?))
+    }
+
+    /// `fpu_swap_kvm_fpstate(.., true)`.
+    fn load_guest_fpu(&self, fpu: &mut GuestFpu) {
+        // SAFETY: initialised, and this value's; the caller pairs the calls.
+        unsafe { glue::wb_fpu_swap(fpu.0.as_ptr(), true) }
+    }
+
+    /// `fpu_swap_kvm_fpstate(.., false)`.
+    fn unload_guest_fpu(&self, fpu: &mut GuestFpu) {
+        // SAFETY: as above.
+        unsafe { glue::wb_fpu_swap(fpu.0.as_ptr(), false) }
+    }
+}
+
+impl Drop for GuestFpu {
+    fn drop(&mut self) {
+        // SAFETY: not loaded: it is no longer borrowed.
+        unsafe { glue::wb_fpu_free(self.0.as_ptr()) }
+    }
+}

@@ -1,0 +1,87 @@
+//! The only process of a machine on which the Linux module is tested.
+//!
+//! The kernel starts it as `/init`. It loads the module, calls it as a virtual
+//! machine monitor would, well and badly, prints one line per test as the bare
+//! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
+//! switches the machine off.
+mod kernel;
+mod memory;
+mod node;
+mod sys;
+mod vm;
+
+use std::fs;
+
+/// What a test gives back: why it failed.
+type Outcome = Result<(), String>;
+
+/// A test: its name, which is a sentence, and what it does.
+type Test = (&'static str, fn() -> Outcome);
+
+macro_rules! tests {
+    ($($module:ident::$name:ident,)*) => {
+        &[$((stringify!($name), $module::$name),)*]
+    };
+}
+
+/// On a machine whose CPU can host guests.
+const ABLE: &[Test] = tests![
+    kernel::the_module_loads_and_says_so,
+    kernel::a_second_load_is_refused,
+    node::the_node_speaks_version_12,
+    node::what_the_node_does_not_know_is_enotty,
+    node::capabilities_are_advertised_that_work,
+    vm::a_vm_is_made_and_only_of_type_0,
+    vm::what_a_vm_does_not_know_is_enotty,
+    vm::nothing_but_the_owner_commands_a_vm,
+    vm::capabilities_are_enabled_that_work,
+    vm::addresses_for_old_cpus_are_taken_and_checked,
+    memory::slots_are_made_moved_and_deleted,
+    memory::wrong_slots_are_refused,
+    memory::hostile_slots_are_refused,
+    memory::many_slots_can_be_made,
+    memory::a_log_is_read_and_cleared,
+    memory::wrong_logs_are_refused,
+    memory::owners_memory_comes_and_goes,
+    kernel::the_module_stays_while_a_vm_is_open,
+    kernel::a_vm_goes_with_its_killed_owner,
+    kernel::cpus_come_and_go_under_a_vm,
+    kernel::the_module_unloads_and_the_node_goes,
+    kernel::twenty_loads_and_unloads_leave_nothing,
+    kernel::a_second_node_appears_when_asked_for,
+    kernel::stock_kvm_and_the_module_keep_apart,
+    kernel::the_kernel_has_nothing_to_complain_about,
+];
+
+/// On a machine whose CPU cannot.
+const UNABLE: &[Test] = tests![
+    kernel::a_cpu_without_virtualisation_is_refused_in_words,
+    kernel::the_kernel_has_nothing_to_complain_about,
+];
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("This program is the init of a test machine. Run `cargo xtask test --layer linux`.");
+        std::process::exit(2);
+    }
+    sys::prepare_machine();
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let tests = if line.contains("waterbear=unable") {
+        UNABLE
+    } else {
+        ABLE
+    };
+    println!("PLAN {}", tests.len());
+    let mut passed = true;
+    for (name, test) in tests {
+        match test() {
+            Ok(()) => println!("PASS {name}"),
+            Err(why) => {
+                println!("FAIL {name}: {why}");
+                passed = false;
+            }
+        }
+    }
+    println!("END {}", if passed { "passed" } else { "failed" });
+    sys::power_off();
+}
