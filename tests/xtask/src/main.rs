@@ -7,6 +7,7 @@ mod artifacts;
 mod bench;
 mod demo;
 mod libtest;
+mod linux;
 mod machine;
 mod need;
 mod pool;
