@@ -11,7 +11,10 @@
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
+//! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
+//! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
 //! - [`abi`]: the ioctl interface to user space.
@@ -35,9 +38,11 @@
 
 pub mod abi;
 pub mod arch;
+pub mod emulate;
 pub mod error;
 pub mod exit;
 pub mod hardware;
+pub mod host_state;
 pub mod lock;
 pub mod lock_order;
 pub mod mem;
@@ -50,6 +55,7 @@ pub mod published;
 pub mod registry;
 pub mod regs;
 pub mod request;
+pub mod run;
 pub mod spte;
 pub mod tdp;
 pub mod vcpu;

@@ -32,6 +32,37 @@ impl Regs {
     pub const RSI: usize = 6;
     /// The number of RDI.
     pub const RDI: usize = 7;
+
+    /// A general register by its number, of which the lowest four bits count.
+    pub fn get(&self, number: u8) -> u64 {
+        self.general[usize::from(number & 0xf)]
+    }
+
+    /// Sets one.
+    pub fn set(&mut self, number: u8, value: u64) {
+        self.general[usize::from(number & 0xf)] = value;
+    }
+
+    /// EAX.
+    pub fn eax(&self) -> u32 {
+        self.general[Self::RAX] as u32
+    }
+
+    /// ECX.
+    pub fn ecx(&self) -> u32 {
+        self.general[Self::RCX] as u32
+    }
+
+    /// EDX:EAX.
+    pub fn edx_eax(&self) -> u64 {
+        self.general[Self::RDX] << 32 | u64::from(self.eax())
+    }
+
+    /// Sets EDX:EAX; the upper halves of both registers become zero.
+    pub fn set_edx_eax(&mut self, value: u64) {
+        self.general[Self::RAX] = value & 0xffff_ffff;
+        self.general[Self::RDX] = value >> 32;
+    }
 }
 
 /// Registers that no hardware switches between host and guest, or not every vendor's does. The

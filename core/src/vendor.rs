@@ -69,10 +69,15 @@ pub trait Vendor: Hardware {
     /// [`Error::NoMemory`].
     fn new_vcpu(&self) -> Result<Self::Vcpu, Error>;
 
+    /// Makes ready for [`enter`](Vendor::enter), which follows on the same CPU, `cpu`, to which
+    /// the thread is pinned; interrupts are on here and off there. A vendor whose hardware keeps a
+    /// vCPU's state on one CPU fetches it here.
+    fn prepare(&self, _vcpu: &mut Self::Vcpu, _cpu: CpuId) {}
+
     /// Enters the guest on the page tables below `root` and returns when the
-    /// hardware has left it. Interrupts are off; one that arrives ends the
-    /// guest's run and is taken when they are on again. Says why the hardware
-    /// left it.
+    /// hardware has left it; says why. Comes right after
+    /// [`prepare`](Vendor::prepare). Interrupts are off; one that arrives ends
+    /// the guest's run and is taken when they are on again.
     fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
 
     /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,

@@ -181,6 +181,17 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `cond_resched`. FreeBSD: `maybe_yield`.
     fn yield_now(&self);
 
+    /// Whether a signal waits for this thread, so that it should go back to
+    /// user space. Any context.
+    ///
+    /// Linux: `signal_pending(current)`. FreeBSD: `SIGPENDING(curthread)`.
+    fn signal_pending(&self) -> bool;
+
+    /// This CPU's time-stamp counter, in its own ticks. Any context.
+    ///
+    /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
+    fn tsc(&self) -> u64;
+
     /// Makes a wait queue. May sleep.
     ///
     /// Linux: `init_swait_queue_head`. FreeBSD: `mtx_init`, `cv_init`.

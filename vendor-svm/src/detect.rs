@@ -17,6 +17,14 @@ pub struct Facts {
     pub features_edx: u32,
     /// CPUID 8000_0008, EAX.
     pub address_eax: u32,
+    /// CPUID 8000_0008, EBX.
+    pub extended_ebx: u32,
+    /// CPUID 8000_0021, EAX.
+    pub extended2_eax: u32,
+    /// CPUID 1, ECX.
+    pub basic_ecx: u32,
+    /// CPUID D, sub-leaf 1, EAX.
+    pub xsave_eax: u32,
     /// CPUID 8000_000A, EBX.
     pub svm_ebx: u32,
     /// CPUID 8000_000A, EDX.
@@ -29,8 +37,16 @@ const SVM: u32 = 1 << 2;
 const GIBIBYTE_PAGES: u32 = 1 << 26;
 const NESTED_PAGING: u32 = 1 << 0;
 const NEXT_RIP: u32 = 1 << 3;
+const CLEAN_BITS: u32 = 1 << 5;
 const FLUSH_BY_ASID: u32 = 1 << 6;
 const DECODE_ASSISTS: u32 = 1 << 7;
+const PAUSE_FILTER: u32 = 1 << 10;
+const PAUSE_THRESHOLD: u32 = 1 << 12;
+const RDTSCP: u32 = 1 << 27;
+const XSAVE: u32 = 1 << 26;
+const XSAVES: u32 = 1 << 3;
+const PREDICTION_BARRIER: u32 = 1 << 12;
+const AUTOMATIC_IBRS: u32 = 1 << 8;
 /// VM_CR.SVMDIS: EFER.SVME cannot be set.
 const SVM_DISABLED: u64 = 1 << 4;
 
@@ -45,6 +61,22 @@ pub struct Features {
     pub flush_by_asid: bool,
     /// The CPU saves the bytes of the instruction on some exits.
     pub decode_assists: bool,
+    /// The CPU may keep parts of a control block between runs.
+    pub clean_bits: bool,
+    /// The CPU counts PAUSEs.
+    pub pause_filter: bool,
+    /// It counts only those that follow each other closely.
+    pub pause_threshold: bool,
+    /// RDTSCP and its register TSC_AUX.
+    pub tsc_aux: bool,
+    /// XSAVE and its register XCR0.
+    pub xsave: bool,
+    /// XSAVES and its register IA32_XSS.
+    pub xsaves: bool,
+    /// PRED_CMD.IBPB: branch predictors can be made to forget.
+    pub prediction_barrier: bool,
+    /// EFER.AIBRSE: the CPU can protect the host's predictions by itself.
+    pub automatic_ibrs: bool,
     /// Width of physical addresses in bits.
     pub physical_bits: u32,
     /// Leaves of 1 GiB.
@@ -72,6 +104,14 @@ impl Facts {
             next_rip: self.svm_edx & NEXT_RIP != 0,
             flush_by_asid: self.svm_edx & FLUSH_BY_ASID != 0,
             decode_assists: self.svm_edx & DECODE_ASSISTS != 0,
+            clean_bits: self.svm_edx & CLEAN_BITS != 0,
+            pause_filter: self.svm_edx & PAUSE_FILTER != 0,
+            pause_threshold: self.svm_edx & PAUSE_THRESHOLD != 0,
+            tsc_aux: self.features_edx & RDTSCP != 0,
+            xsave: self.basic_ecx & XSAVE != 0,
+            xsaves: self.xsave_eax & XSAVES != 0,
+            prediction_barrier: self.extended_ebx & PREDICTION_BARRIER != 0,
+            automatic_ibrs: self.extended2_eax & AUTOMATIC_IBRS != 0,
             // Before CPUID told the width it was 36.
             physical_bits: match self.address_eax & 0xff {
                 0 => 36,
@@ -107,6 +147,10 @@ mod tests {
         features_ecx: 0x0040_03f7,
         features_edx: 0x2fd3_fbff,
         address_eax: 0x0000_3028,
+        extended_ebx: 0,
+        extended2_eax: 0,
+        basic_ecx: 0,
+        xsave_eax: 0,
         svm_ebx: 16,
         svm_edx: NESTED_PAGING,
         vm_cr: 0,

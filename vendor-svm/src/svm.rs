@@ -1,62 +1,27 @@
-//! SVM as the core's vendor.
-#![expect(unsafe_code, reason = "control blocks live where hardware reads them")]
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+//! SVM as the core's vendor: which CPUs it is on, and the way in and out.
+#![expect(unsafe_code, reason = "privileged registers and the world switch")]
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use waterbear_core::Error;
-use waterbear_core::exit::{Exit, IoExit};
+use waterbear_core::exit::Exit;
 use waterbear_core::mem::{Box, Heap, Vec};
-use waterbear_core::regs::Regs;
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::tdp::fast::Access;
-use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
-use waterbear_hal::{CpuId, Gpa, Hal, Level, Pfn};
+use waterbear_core::vendor::{EnableError, Hardware, Unsupported};
+use waterbear_hal::{CpuId, Hal, Level, Pfn};
 
-use crate::cpu::{EFER, VM_HSAVE_PA, facts, read_msr, write_msr};
+use crate::asid::Asids;
+use crate::by_hand::ByHand;
+use crate::cpu::{EFER, PRED_CMD, VM_HSAVE_PA, facts, machine_check, read_msr, write_msr};
 use crate::detect::Features;
-use crate::vmcb::{self, EFER_SVME, Intercept3, Intercept4, Vmcb, code};
+use crate::exit::code;
+use crate::pages::Pages;
+use crate::permission;
+use crate::vcpu::{Maps, SvmVcpu};
+use crate::vmcb::EFER_SVME;
 use crate::world;
 
-/// Every guest of this host uses this address-space identifier, so a CPU
-/// forgets it when another vCPU comes ([`PerCpu::last`]).
-const ASID: u32 = 1;
-
-/// Pages that hardware reads by physical address.
-struct Pages<H: Hal> {
-    hal: H,
-    first: Pfn,
-    count: usize,
-}
-
-impl<H: Hal> Pages<H> {
-    fn new(hal: &H, count: usize) -> Result<Self, Error> {
-        Ok(Self {
-            hal: hal.clone(),
-            first: hal.alloc_pages(count)?,
-            count,
-        })
-    }
-
-    fn start(&self) -> NonNull<u8> {
-        // SAFETY: the pages are this value's until it is dropped.
-        unsafe { self.hal.pages(self.first) }
-    }
-
-    /// Sets every byte.
-    fn fill(&mut self, byte: u8) {
-        // SAFETY: `count` pages that are this value's, and no hardware uses
-        // them yet.
-        unsafe { self.start().write_bytes(byte, self.count * 4096) }
-    }
-}
-
-impl<H: Hal> Drop for Pages<H> {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `new`, and whoever owned this value keeps no
-        // CPU that uses it.
-        unsafe { self.hal.free_pages(self.first, self.count) }
-    }
-}
+/// EFER.AIBRSE: the CPU protects the host's predictions by itself.
+const EFER_AIBRSE: u64 = 1 << 21;
 
 /// What a CPU needs while SVM is on.
 struct PerCpu<H: Hal> {
@@ -64,8 +29,11 @@ struct PerCpu<H: Hal> {
     save: Pages<H>,
     /// Where VMSAVE keeps the rest of it.
     host: Pages<H>,
+    asids: Asids,
     /// The vCPU that ran last, by number.
     last: AtomicU64,
+    /// The host's return predictions are to be overwritten after a run.
+    stuff: AtomicBool,
 }
 
 /// AMD's hardware virtualisation on this machine.
@@ -74,8 +42,9 @@ pub struct Svm<H: Hal> {
     features: Features,
     format: EntryFormat,
     cpus: Box<[PerCpu<H>], H>,
-    /// Ports and MSRs: every access of the guest's exits.
+    /// Ports: every access of the guest's exits.
     iopm: Pages<H>,
+    /// MSRs: see [`permission`].
     msrpm: Pages<H>,
     /// The number that the next vCPU gets.
     next: AtomicU64,
@@ -110,13 +79,17 @@ impl<H: Hal> Svm<H> {
             list.push(PerCpu {
                 save: Pages::new(hal, 1)?,
                 host: Pages::new(hal, 1)?,
+                asids: Asids::default(),
                 last: AtomicU64::new(0),
+                stuff: AtomicBool::new(true),
             });
         }
+        // The third page is for accesses that begin at the last ports.
         let mut iopm = Pages::new(hal, 3)?;
-        iopm.fill(0xff);
+        iopm.bytes().fill(0xff);
         let mut msrpm = Pages::new(hal, 2)?;
-        msrpm.fill(0xff);
+        msrpm.bytes().fill(0xff);
+        permission::open(msrpm.bytes());
         Ok(Self {
             hal: hal.clone(),
             features,
@@ -133,48 +106,69 @@ impl<H: Hal> Svm<H> {
         &self.features
     }
 
-    /// Why the guest was left.
-    fn exit(&self, vcpu: &mut SvmVcpu<H>) -> Exit {
-        let control = &vcpu.block().control;
-        let (info1, info2) = (control.exit_info1, control.exit_info2);
-        match control.exit_code {
-            code::INTR | code::NMI => Exit::Interrupt,
-            code::SHUTDOWN => Exit::Shutdown,
-            code::INVALID => Exit::Refused,
-            code::HLT => {
-                // One byte, in every mode.
-                vcpu.regs.rip += 1;
-                Exit::Halt
-            }
-            code::IOIO => {
-                // The next RIP is in the second word.
-                vcpu.regs.rip = info2;
-                Exit::Io(IoExit {
-                    port: (info1 >> 16) as u16,
-                    size: (info1 >> 4 & 7) as u8,
-                    input: info1 & 1 != 0,
-                    string: info1 & 1 << 2 != 0,
-                    repeat: info1 & 1 << 3 != 0,
-                })
-            }
-            code::NPF => {
-                const WRITE: u64 = 1 << 1;
-                const RESERVED: u64 = 1 << 3;
-                const FETCH: u64 = 1 << 4;
-                const GUEST_WALK: u64 = 1 << 33;
-                let access = Access {
-                    write: info1 & WRITE != 0,
-                    exec: info1 & FETCH != 0,
-                    guest_walk: info1 & GUEST_WALK != 0,
-                };
-                let gpa = Gpa(info2);
-                if info1 & RESERVED != 0 {
-                    Exit::Mmio { gpa, access }
-                } else {
-                    Exit::Fault { gpa, access }
+    /// A new vCPU.
+    pub(crate) fn vcpu(&self) -> Result<SvmVcpu<H>, Error> {
+        let maps = Maps {
+            ports: self.iopm.hpa(),
+            msrs: self.msrpm.hpa(),
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        SvmVcpu::new(&self.hal, number, maps, &self.features)
+    }
+
+    /// Enters the guest on this CPU, with interrupts off.
+    pub(crate) fn enter_here(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
+        let cpu = self.hal.pin();
+        let exit = match self.cpus.get(cpu as usize) {
+            Some(per_cpu) => match vcpu.prepare(root, &self.features) {
+                Some(exit) => exit,
+                None => {
+                    self.run(vcpu, per_cpu, cpu);
+                    vcpu.finish(&self.features)
                 }
-            }
-            other => Exit::Unknown(other),
+            },
+            None => Exit::Refused(code::INVALID),
+        };
+        // SAFETY: pairs with the `pin` above.
+        unsafe { self.hal.unpin() }
+        exit
+    }
+
+    /// Runs a prepared guest until its next exit.
+    fn run(&self, vcpu: &mut SvmVcpu<H>, per_cpu: &PerCpu<H>, cpu: CpuId) {
+        let features = &self.features;
+        let flush = core::mem::take(&mut vcpu.flush);
+        let (held, forget) = per_cpu.asids.assign(
+            cpu,
+            vcpu.held,
+            features.asids,
+            flush,
+            features.flush_by_asid,
+        );
+        vcpu.prepare_tlb(held, forget);
+        let last = per_cpu.last.swap(vcpu.number, Ordering::Relaxed);
+        if last != vcpu.number && features.prediction_barrier {
+            // The last guest on this CPU must not steer this one's branches.
+            // SAFETY: the CPU has the register.
+            unsafe { write_msr(PRED_CMD, 1) }
+        }
+        let cr4 = vcpu.block.fields().save.cr4;
+        let tsc_aux = vcpu.tsc_aux;
+        // SAFETY: interrupts are off until `restore`; every CPU has these features.
+        let by_hand = unsafe { ByHand::load(&vcpu.switched, cr4, tsc_aux, features) };
+        let (block, host) = (vcpu.block.hpa(), per_cpu.host.hpa());
+        let stuff = per_cpu.stuff.load(Ordering::Relaxed);
+        // SAFETY: the core enters only on CPUs where SVM was enabled, with
+        // interrupts off; block and pages are ours and of this CPU.
+        unsafe { world::run(block, host, &mut vcpu.regs, stuff) }
+        let block = vcpu.block.fields();
+        let why = block.control.exit_code;
+        let (cr2, dr6) = (block.save.cr2, block.save.dr6);
+        // SAFETY: this is the CPU of `load`, and interrupts are off since.
+        unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }
+        if why == code::MACHINE_CHECK {
+            // SAFETY: the host's state is complete again.
+            unsafe { machine_check() }
         }
     }
 }
@@ -211,14 +205,18 @@ impl<H: Hal> Hardware for Svm<H> {
         if self.is_enabled(cpu) {
             return Err(EnableError::Busy);
         }
-        // Whatever the TLB holds of our identifier is from a time before.
+        // Whatever the TLB holds of our identifiers is from a time before.
+        per_cpu.asids.restart();
         per_cpu.last.store(0, Ordering::Relaxed);
         // SAFETY: every 64-bit CPU has the register.
         let efer = unsafe { read_msr(EFER) };
+        per_cpu
+            .stuff
+            .store(efer & EFER_AIBRSE == 0, Ordering::Relaxed);
         // SAFETY: the CPU has SVM and firmware allows it (`check_cpu`).
         unsafe { write_msr(EFER, efer | EFER_SVME) }
         // SAFETY: SVM is on, and the page is this CPU's own.
-        unsafe { write_msr(VM_HSAVE_PA, per_cpu.save.first.hpa().0) }
+        unsafe { write_msr(VM_HSAVE_PA, per_cpu.save.hpa().0) }
         Ok(())
     }
 
@@ -232,115 +230,5 @@ impl<H: Hal> Hardware for Svm<H> {
         let efer = unsafe { read_msr(EFER) };
         // SAFETY: no guest runs on this CPU, whose interrupts are off.
         unsafe { write_msr(EFER, efer & !EFER_SVME) }
-    }
-}
-
-impl<H: Hal> Vendor for Svm<H> {
-    type Vcpu = SvmVcpu<H>;
-
-    fn new_vcpu(&self) -> Result<SvmVcpu<H>, Error> {
-        let mut vcpu = SvmVcpu {
-            block: Pages::new(&self.hal, 1)?,
-            regs: Regs {
-                rflags: 2,
-                ..Regs::default()
-            },
-            number: self.next.fetch_add(1, Ordering::Relaxed),
-            flush: true,
-        };
-        let block = vcpu.block();
-        let control = &mut block.control;
-        control.intercept3 = (Intercept3::INTR
-            | Intercept3::NMI
-            | Intercept3::SMI
-            | Intercept3::INIT
-            | Intercept3::CPUID
-            | Intercept3::INVD
-            | Intercept3::HLT
-            | Intercept3::IOIO
-            | Intercept3::MSR
-            | Intercept3::TASK_SWITCH
-            | Intercept3::SHUTDOWN)
-            .bits();
-        control.intercept4 = Intercept4::all().bits();
-        control.iopm_base = self.iopm.first.hpa().0;
-        control.msrpm_base = self.msrpm.first.hpa().0;
-        control.asid = ASID;
-        control.virtual_interrupt = vmcb::HOST_INTERRUPT_FLAG;
-        control.nested_control = vmcb::NESTED_PAGING;
-        block.save.reset();
-        Ok(vcpu)
-    }
-
-    fn enter(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
-        let cpu = self.hal.pin() as usize;
-        let exit = match self.cpus.get(cpu) {
-            Some(per_cpu) => {
-                vcpu.run(per_cpu, root);
-                self.exit(vcpu)
-            }
-            None => Exit::Refused,
-        };
-        // SAFETY: pairs with the `pin` above.
-        unsafe { self.hal.unpin() }
-        exit
-    }
-
-    fn regs<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
-
-    fn flush_tlb(&self, vcpu: &mut SvmVcpu<H>) {
-        vcpu.flush = true;
-    }
-}
-
-/// A vCPU's state that is SVM's.
-pub struct SvmVcpu<H: Hal> {
-    block: Pages<H>,
-    regs: Regs,
-    number: u64,
-    /// The next entry forgets what the TLB holds.
-    flush: bool,
-}
-
-impl<H: Hal> SvmVcpu<H> {
-    fn block(&mut self) -> &mut Vmcb {
-        // SAFETY: one page, aligned, initialised to zero and then by us, of
-        // integers only; hardware uses it only inside `run`.
-        unsafe { self.block.start().cast::<Vmcb>().as_mut() }
-    }
-
-    /// Runs the guest until its next exit, on the CPU of `per_cpu`.
-    fn run(&mut self, per_cpu: &PerCpu<H>, root: Pfn) {
-        let regs = self.regs;
-        let stranger = per_cpu.last.swap(self.number, Ordering::Relaxed) != self.number;
-        let flush = core::mem::take(&mut self.flush) || stranger;
-        let block = self.block();
-        block.control.nested_cr3 = root.hpa().0;
-        block.control.tlb_control = if flush {
-            vmcb::TLB_FLUSH_ALL
-        } else {
-            vmcb::TLB_KEEP
-        };
-        block.save.rax = regs.general[Regs::RAX];
-        block.save.rsp = regs.general[Regs::RSP];
-        block.save.rip = regs.rip;
-        block.save.rflags = regs.rflags;
-        // SAFETY: the core enters only on CPUs where SVM was enabled, with
-        // interrupts off; block and pages are ours and of this CPU.
-        unsafe {
-            world::run(
-                self.block.first.hpa(),
-                per_cpu.host.first.hpa(),
-                &mut self.regs,
-            );
-        }
-        let save = &self.block().save;
-        let (rax, rsp, rip, rflags) = (save.rax, save.rsp, save.rip, save.rflags);
-        self.regs.general[Regs::RAX] = rax;
-        self.regs.general[Regs::RSP] = rsp;
-        self.regs.rip = rip;
-        self.regs.rflags = rflags;
     }
 }

@@ -24,14 +24,14 @@ use waterbear_hal::Hpa;
 /// EFER.SVME is set and VM_HSAVE_PA is this CPU's own page. `vmcb` is a valid
 /// control block whose memory the guest cannot reach, `host` a page of this
 /// CPU's own, and interrupts are off.
-pub unsafe fn run(vmcb: Hpa, host: Hpa, regs: &mut Regs) {
+pub unsafe fn run(vmcb: Hpa, host: Hpa, regs: &mut Regs, stuff: bool) {
     // SAFETY: as the caller promises; `Regs` has the layout that the assembly
     // knows.
-    unsafe { switch(vmcb.0, host.0, regs) }
+    unsafe { switch(vmcb.0, host.0, regs, stuff.into()) }
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn switch(vmcb: u64, host: u64, regs: *mut Regs) {
+unsafe extern "C" fn switch(vmcb: u64, host: u64, regs: *mut Regs, stuff: u64) {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -39,6 +39,7 @@ unsafe extern "C" fn switch(vmcb: u64, host: u64, regs: *mut Regs) {
         "push r13",
         "push r14",
         "push r15",
+        "push rcx",
         "push rsi",
         "push rdx",
         // The host's half of what VMRUN does not save.
@@ -90,9 +91,19 @@ unsafe extern "C" fn switch(vmcb: u64, host: u64, regs: *mut Regs) {
         "xor r9d, r9d",
         "xor r10d, r10d",
         "xor r11d, r11d",
+        "mov rax, [rsp + 16]",
+        "test eax, eax",
+        "jz 3f",
+        // Each call leaves a prediction for a return, and none of the guest's is left.
+        ".rept 32",
+        "call 2f",
+        "int3",
+        "2:",
+        ".endr",
+        "add rsp, 256",
+        "3:",
         "stgi",
-        "pop rdx",
-        "pop rsi",
+        "add rsp, 24",
         "pop r15",
         "pop r14",
         "pop r13",

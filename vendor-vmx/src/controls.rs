@@ -31,14 +31,14 @@ impl Capability {
         self.may & bits == bits
     }
 
-    /// `wanted`, with the bits that must be 1.
+    /// The bits that are `needed`, those of `wanted` that the CPU has, and those that must be 1.
     ///
     /// # Errors
     ///
-    /// [`Error::NotSupported`] when a wanted bit may not be 1.
-    pub fn adjust(self, wanted: u32) -> Result<u32, Error> {
-        if self.allows(wanted) {
-            Ok(wanted | self.must)
+    /// [`Error::NotSupported`] when a needed bit may not be 1.
+    pub fn adjust(self, needed: u32, wanted: u32) -> Result<u32, Error> {
+        if self.allows(needed) {
+            Ok(needed | wanted & self.may | self.must)
         } else {
             Err(Error::NotSupported)
         }
@@ -50,13 +50,13 @@ impl Capability {
 pub struct Controls {
     /// Pin-based VM-execution controls.
     pub pin: u32,
-    /// Primary processor-based VM-execution controls.
+    /// Primary processor-based VM-execution controls, without the windows.
     pub primary: u32,
     /// Secondary processor-based VM-execution controls.
     pub secondary: u32,
     /// VM-exit controls.
     pub exit: u32,
-    /// VM-entry controls.
+    /// VM-entry controls, without "IA-32e mode guest".
     pub entry: u32,
 }
 
@@ -67,22 +67,66 @@ impl Controls {
     ///
     /// [`Error::NotSupported`] when the CPU lacks some of it.
     pub fn new(features: &Features) -> Result<Self, Error> {
-        let pin = PinbasedControls::EXTERNAL_INTERRUPT_EXITING | PinbasedControls::NMI_EXITING;
+        // Every CPU with unrestricted guests has virtual NMIs.
+        let pin = PinbasedControls::EXTERNAL_INTERRUPT_EXITING
+            | PinbasedControls::NMI_EXITING
+            | PinbasedControls::VIRTUAL_NMIS;
+        // CR8 is the host's task priority here: so a guest must not even read it.
         let primary = PrimaryControls::HLT_EXITING
             | PrimaryControls::UNCOND_IO_EXITING
+            | PrimaryControls::USE_MSR_BITMAPS
+            | PrimaryControls::CR8_LOAD_EXITING
+            | PrimaryControls::CR8_STORE_EXITING
+            | PrimaryControls::MOV_DR_EXITING
+            | PrimaryControls::USE_TSC_OFFSETTING
+            | PrimaryControls::RDPMC_EXITING
+            | PrimaryControls::MONITOR_EXITING
+            | PrimaryControls::MWAIT_EXITING
             | PrimaryControls::SECONDARY_CONTROLS;
         let secondary = SecondaryControls::ENABLE_EPT | SecondaryControls::UNRESTRICTED_GUEST;
-        let exit = ExitControls::HOST_ADDRESS_SPACE_SIZE
-            | ExitControls::SAVE_IA32_EFER
-            | ExitControls::LOAD_IA32_EFER;
-        let entry = EntryControls::LOAD_IA32_EFER;
+        // SGX has instructions of its own that reach the host's enclave memory.
+        let extra = SecondaryControls::ENABLE_VPID
+            | SecondaryControls::WBINVD_EXITING
+            | SecondaryControls::ENABLE_RDTSCP
+            | SecondaryControls::ENABLE_INVPCID
+            | SecondaryControls::ENABLE_XSAVES_XRSTORS
+            | SecondaryControls::PAUSE_LOOP_EXITING
+            | SecondaryControls::ENCLS_EXITING;
+        let exit = ExitControls::HOST_ADDRESS_SPACE_SIZE | ExitControls::LOAD_IA32_EFER;
+        let entry = EntryControls::LOAD_IA32_EFER | EntryControls::LOAD_DEBUG_CONTROLS;
         Ok(Self {
-            pin: features.pin.adjust(pin.bits())?,
-            primary: features.primary.adjust(primary.bits())?,
-            secondary: features.secondary.adjust(secondary.bits())?,
-            exit: features.exit.adjust(exit.bits())?,
-            entry: features.entry.adjust(entry.bits())?,
+            pin: features.pin.adjust(pin.bits(), 0)?,
+            primary: features.primary.adjust(primary.bits(), 0)?,
+            secondary: features.secondary.adjust(secondary.bits(), extra.bits())?,
+            exit: features.exit.adjust(exit.bits(), 0)?,
+            entry: features.entry.adjust(entry.bits(), 0)?,
         })
+    }
+
+    /// Whether a secondary control is on.
+    pub fn has(&self, secondary: SecondaryControls) -> bool {
+        self.secondary & secondary.bits() != 0
+    }
+
+    /// The primary controls with exits for the windows that are wanted.
+    pub fn with_windows(&self, interrupt: bool, nmi: bool) -> u32 {
+        let mut controls = self.primary;
+        if interrupt {
+            controls |= PrimaryControls::INTERRUPT_WINDOW_EXITING.bits();
+        }
+        if nmi {
+            controls |= PrimaryControls::NMI_WINDOW_EXITING.bits();
+        }
+        controls
+    }
+
+    /// The entry controls for a guest in long mode or not.
+    pub fn entry_for(&self, long: bool) -> u32 {
+        if long {
+            self.entry | EntryControls::IA32E_MODE_GUEST.bits()
+        } else {
+            self.entry
+        }
     }
 }
 
@@ -93,7 +137,13 @@ mod tests {
     #[test]
     fn bits_that_must_be_set_are_and_bits_that_may_not_are_refused() {
         let capability = Capability::from_msr(0x0000_00ff_0000_0016);
-        assert_eq!(capability.adjust(0x80), Ok(0x96));
-        assert_eq!(capability.adjust(0x100), Err(Error::NotSupported));
+        assert_eq!(capability.adjust(0x80, 0), Ok(0x96));
+        assert_eq!(capability.adjust(0x100, 0), Err(Error::NotSupported));
+    }
+
+    #[test]
+    fn bits_that_are_only_wanted_are_set_where_the_cpu_has_them() {
+        let capability = Capability::from_msr(0x0000_00ff_0000_0000);
+        assert_eq!(capability.adjust(0x80, 0x101), Ok(0x81));
     }
 }

@@ -50,6 +50,9 @@ const LARGE_1G: u64 = 1 << 17;
 const INVEPT: u64 = 1 << 20;
 const ACCESSED_DIRTY: u64 = 1 << 21;
 const INVEPT_SINGLE: u64 = 1 << 25;
+const INVEPT_ALL: u64 = 1 << 26;
+/// Everything that the page tables and their caches need.
+const NEEDED: u64 = WALK_4 | WRITE_BACK | INVEPT | INVEPT_SINGLE | INVEPT_ALL;
 
 /// What the CPU has of VMX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,8 +90,7 @@ impl Facts {
             return Err(Unsupported::DisabledByFirmware);
         }
         let has = |bits| self.ept & bits == bits;
-        if !self.secondary.allows(ENABLE_EPT) || !has(WALK_4 | WRITE_BACK | INVEPT | INVEPT_SINGLE)
-        {
+        if !self.secondary.allows(ENABLE_EPT) || !has(NEEDED) {
             return Err(Unsupported::NoSecondLevelPaging);
         }
         if !self.secondary.allows(UNRESTRICTED) {
@@ -139,7 +141,7 @@ mod tests {
             feature_control: LOCKED | VMX_OUTSIDE_SMX,
             basic: 1 << 55 | 0x1000 << 32 | 0x12,
             secondary: Capability::from_msr(u64::from(ENABLE_EPT | UNRESTRICTED) << 32),
-            ept: WALK_4 | WRITE_BACK | INVEPT | INVEPT_SINGLE | LARGE_2M | ACCESSED_DIRTY,
+            ept: NEEDED | LARGE_2M | ACCESSED_DIRTY,
             ..Facts::default()
         }
     }

@@ -1,87 +1,28 @@
 //! VMX as the core's vendor.
-#![expect(
-    unsafe_code,
-    reason = "control structures live where hardware reads them"
-)]
-use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
-
+#![expect(unsafe_code, reason = "what the core promises is passed on")]
 use waterbear_core::Error;
-use waterbear_core::exit::{Exit, IoExit};
-use waterbear_core::mem::{Box, Heap, Vec};
-use waterbear_core::regs::Regs;
+use waterbear_core::arch::{Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
+use waterbear_core::exit::Exit;
+use waterbear_core::mem::Shared;
+use waterbear_core::regs::{Regs, Switched};
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::tdp::fast::Access;
-use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
-use waterbear_hal::{CpuId, Gpa, Hal, Pfn};
-use x86::bits64::vmx::{vmclear, vmptrld};
-use x86::msr::{IA32_VMX_CR0_FIXED0, IA32_VMX_CR4_FIXED0, rdmsr};
-use x86::vmx::vmcs::{control, guest, ro};
+use waterbear_core::vendor::{Control, EnableError, Hardware, Msr, Unsupported, Vendor};
+use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
+use x86::vmx::vmcs::{control, guest};
 
-use crate::controls::Controls;
+use crate::blocking;
 use crate::cpu;
 use crate::detect::Features;
-use crate::state::Current;
-use crate::world;
-
-/// Exit reasons that are handled ("VMX Basic Exit Reasons").
-mod reason {
-    pub const EXCEPTION_OR_NMI: u64 = 0;
-    pub const INTERRUPT: u64 = 1;
-    pub const TRIPLE_FAULT: u64 = 2;
-    pub const HLT: u64 = 12;
-    pub const IO: u64 = 30;
-    pub const INVALID_GUEST: u64 = 33;
-    pub const EPT_VIOLATION: u64 = 48;
-    pub const EPT_MISCONFIGURATION: u64 = 49;
-    /// The bit that says that the entry failed.
-    pub const ENTRY_FAILED: u64 = 1 << 31;
-}
-
-/// Protected mode and paging: with unrestricted guests the guest may have them
-/// off although VMX operation wants them on.
-const CR0_PE_PG: u64 = 1 | 1 << 31;
-
-/// A page that begins with the revision of control structures.
-struct Region<H: Hal> {
-    hal: H,
-    pfn: Pfn,
-}
-
-impl<H: Hal> Region<H> {
-    fn new(hal: &H, revision: u32) -> Result<Self, Error> {
-        let pfn = hal.alloc_pages(1)?;
-        // SAFETY: the page is ours until it is freed.
-        let start = unsafe { hal.pages(pfn) };
-        // SAFETY: a page is large and aligned enough.
-        unsafe { start.cast::<u32>().write(revision) }
-        Ok(Self {
-            hal: hal.clone(),
-            pfn,
-        })
-    }
-}
-
-impl<H: Hal> Drop for Region<H> {
-    fn drop(&mut self) {
-        // SAFETY: from `new`; whoever owned this value keeps no CPU that uses
-        // it.
-        unsafe { self.hal.free_pages(self.pfn, 1) }
-    }
-}
+use crate::fields::Current;
+use crate::machine::Machine;
+use crate::rights;
+use crate::vcpu::VmxVcpu;
 
 /// Intel's hardware virtualisation on this machine.
 pub struct Vmx<H: Hal> {
     hal: H,
-    features: Features,
-    controls: Controls,
     format: EntryFormat,
-    /// Per CPU, where it keeps its state while VMX operation is on.
-    cpus: Box<[Region<H>], H>,
-    /// Per CPU, the vCPU that ran last, by number.
-    last: Box<[AtomicU64], H>,
-    /// The number that the next vCPU gets.
-    next: AtomicU64,
+    machine: Shared<Machine<H>, H>,
 }
 
 impl<H: Hal> Vmx<H> {
@@ -93,181 +34,56 @@ impl<H: Hal> Vmx<H> {
     /// [`Error::NotSupported`] when this CPU cannot host guests, which the log
     /// says in words; [`Error::NoMemory`].
     pub fn new(hal: &H, cpus: u32) -> Result<Self, Error> {
-        // SAFETY: this is the kernel.
-        let features = match unsafe { cpu::facts() }.features() {
+        let features = match cpu::facts().features() {
             Ok(features) => features,
             Err(reason) => {
                 hal.info(format_args!("VMX: this CPU {reason}"));
                 return Err(Error::NotSupported);
             }
         };
-        let controls = Controls::new(&features);
-        let (Ok(controls), Ok(format)) = (controls, features.entry_format()) else {
+        let lacks = || {
             hal.info(format_args!("VMX: this CPU lacks controls that are needed"));
-            return Err(Error::NotSupported);
+            Error::NotSupported
         };
-        let mut regions = Vec::new_in(Heap(hal.clone()));
-        regions.try_reserve_exact(cpus as usize)?;
-        for _ in 0..cpus {
-            regions.push(Region::new(hal, features.revision)?);
-        }
+        let format = features.entry_format().map_err(|_| lacks())?;
+        let machine = Machine::new(hal, cpus, features).map_err(|error| match error {
+            Error::NotSupported => lacks(),
+            other => other,
+        })?;
         Ok(Self {
             hal: hal.clone(),
-            features,
-            controls,
             format,
-            cpus: regions.into_boxed_slice(),
-            last: waterbear_core::mem::array(hal, cpus as usize, |_| AtomicU64::new(0))?,
-            next: AtomicU64::new(1),
+            machine: Shared::new(hal, machine)?,
         })
     }
 
     /// What this CPU has.
     pub fn features(&self) -> &Features {
-        &self.features
+        &self.machine.features
     }
 
-    /// The EPT pointer for a root table.
-    fn ept_pointer(&self, root: Pfn) -> u64 {
-        const WRITE_BACK: u64 = 6;
-        const FOUR_LEVELS: u64 = 3 << 3;
-        const ACCESSED_DIRTY: u64 = 1 << 6;
-        let flags = if self.features.ept.accessed_dirty {
-            ACCESSED_DIRTY
-        } else {
-            0
-        };
-        root.hpa().0 | WRITE_BACK | FOUR_LEVELS | flags
+    /// Runs `f` with the vCPU's control structure current on this CPU. `None` when VMX operation
+    /// is off, as it is when the machine goes down.
+    fn with<R>(
+        &self,
+        vcpu: &mut VmxVcpu<H>,
+        f: impl FnOnce(&mut VmxVcpu<H>, &Current) -> R,
+    ) -> Option<R> {
+        let pinned = Pinned::new(&self.hal);
+        // SAFETY: pinned until `f` is over; the hooks are called with interrupts on.
+        let current = unsafe { vcpu.bring(pinned.cpu())? };
+        Some(f(vcpu, &current))
     }
 
-    /// Writes what does not change from entry to entry. Once per vCPU, because
-    /// reading and writing fields takes a CPU on which VMX operation is on.
-    fn initialise(&self, current: &Current) {
-        let controls = &self.controls;
-        current.write(control::PINBASED_EXEC_CONTROLS, controls.pin.into());
-        current.write(
-            control::PRIMARY_PROCBASED_EXEC_CONTROLS,
-            controls.primary.into(),
-        );
-        current.write(
-            control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-            controls.secondary.into(),
-        );
-        current.write(control::VMEXIT_CONTROLS, controls.exit.into());
-        current.write(control::VMENTRY_CONTROLS, controls.entry.into());
-        current.write(control::EXCEPTION_BITMAP, 0);
-        // SAFETY: a CPU with VMX has the registers.
-        let cr0_must = unsafe { rdmsr(IA32_VMX_CR0_FIXED0) } & !CR0_PE_PG;
-        // SAFETY: as above.
-        let cr4_must = unsafe { rdmsr(IA32_VMX_CR4_FIXED0) };
-        // What must be set is ours; the guest sees it clear.
-        current.write(control::CR0_GUEST_HOST_MASK, cr0_must);
-        current.write(control::CR0_READ_SHADOW, 0x10);
-        current.write(control::CR4_GUEST_HOST_MASK, cr4_must);
-        current.write(control::CR4_READ_SHADOW, 0);
-        current.reset_guest(cr0_must, cr4_must);
+    /// Reads a field.
+    fn read(&self, vcpu: &mut VmxVcpu<H>, field: u32) -> u64 {
+        self.with(vcpu, |_, current| current.read(field))
+            .unwrap_or(0)
     }
 
-    /// Runs the guest until its next exit. The control structure is loaded
-    /// here and cleared again, so it is on no CPU in between and the vCPU may
-    /// move.
-    fn run(&self, vcpu: &mut VmxVcpu<H>, cpu: usize, root: Pfn) -> Exit {
-        let block = vcpu.block.pfn.hpa().0;
-        // SAFETY: the core enters only on CPUs where VMX operation is on, with
-        // interrupts off; the region is ours and on no other CPU.
-        let loaded = unsafe { vmclear(block) }.and_then(|()|
-            // SAFETY: as above.
-            unsafe { vmptrld(block) });
-        if loaded.is_err() {
-            return Exit::Refused;
-        }
-        // SAFETY: just loaded.
-        let current = unsafe { Current::new() };
-        if !core::mem::replace(&mut vcpu.initialised, true) {
-            self.initialise(&current);
-        }
-        current.save_host();
-        let pointer = self.ept_pointer(root);
-        current.write(control::EPTP_FULL, pointer);
-        current.write(guest::RIP, vcpu.regs.rip);
-        current.write(guest::RSP, vcpu.regs.general[Regs::RSP]);
-        current.write(guest::RFLAGS, vcpu.regs.rflags);
-        let stranger = self
-            .last
-            .get(cpu)
-            .is_some_and(|last| last.swap(vcpu.number, Ordering::Relaxed) != vcpu.number);
-        if core::mem::take(&mut vcpu.flush) || stranger {
-            // SAFETY: VMX operation is on, and `detect` wants this form.
-            unsafe { cpu::invept(pointer) }
-        }
-        // SAFETY: the structure is in the clear state, `save_host` described
-        // the host, interrupts are off.
-        let entered = unsafe { world::run(&mut vcpu.regs) };
-        let exit = if entered {
-            vcpu.regs.rip = current.read(guest::RIP);
-            vcpu.regs.general[Regs::RSP] = current.read(guest::RSP);
-            vcpu.regs.rflags = current.read(guest::RFLAGS);
-            exit(&current, &mut vcpu.regs)
-        } else {
-            Exit::Refused
-        };
-        // SAFETY: as above; writes the structure back to memory.
-        let _ = unsafe { vmclear(block) };
-        exit
-    }
-}
-
-/// Why the guest was left.
-fn exit(current: &Current, regs: &mut Regs) -> Exit {
-    let qualification = current.read(ro::EXIT_QUALIFICATION);
-    let length = current.read(ro::VMEXIT_INSTRUCTION_LEN);
-    let gpa = Gpa(current.read(ro::GUEST_PHYSICAL_ADDR_FULL));
-    match current.read(ro::EXIT_REASON) {
-        reason::EXCEPTION_OR_NMI => {
-            const TYPE: u64 = 7 << 8;
-            const NMI: u64 = 2 << 8;
-            let info = current.read(ro::VMEXIT_INTERRUPTION_INFO);
-            if info & TYPE == NMI {
-                // The exit took the NMI; the host's handler must see it.
-                // SAFETY: the handler runs as for any NMI.
-                unsafe { asm!("int 2") }
-                return Exit::Interrupt;
-            }
-            Exit::Unknown(reason::EXCEPTION_OR_NMI)
-        }
-        reason::INTERRUPT => Exit::Interrupt,
-        reason::TRIPLE_FAULT => Exit::Shutdown,
-        reason::HLT => {
-            regs.rip += length;
-            Exit::Halt
-        }
-        reason::IO => {
-            regs.rip += length;
-            Exit::Io(IoExit {
-                port: (qualification >> 16) as u16,
-                size: (qualification & 7) as u8 + 1,
-                input: qualification & 1 << 3 != 0,
-                string: qualification & 1 << 4 != 0,
-                repeat: qualification & 1 << 5 != 0,
-            })
-        }
-        reason::EPT_VIOLATION => {
-            const ADDRESS_VALID: u64 = 1 << 7;
-            const FINAL: u64 = 1 << 8;
-            let access = Access {
-                write: qualification & 1 << 1 != 0,
-                exec: qualification & 1 << 2 != 0,
-                guest_walk: qualification & (ADDRESS_VALID | FINAL) == ADDRESS_VALID,
-            };
-            Exit::Fault { gpa, access }
-        }
-        // The exit does not say how the guest touched it.
-        reason::EPT_MISCONFIGURATION => Exit::Mmio {
-            gpa,
-            access: Access::default(),
-        },
-        why if why & reason::ENTRY_FAILED != 0 || why == reason::INVALID_GUEST => Exit::Refused,
-        other => Exit::Unknown(other),
+    /// Writes a field.
+    fn write(&self, vcpu: &mut VmxVcpu<H>, field: u32, value: u64) {
+        self.with(vcpu, |_, current| current.write(field, value));
     }
 }
 
@@ -281,18 +97,17 @@ impl<H: Hal> Hardware for Vmx<H> {
     }
 
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported> {
-        if cpu as usize >= self.cpus.len() {
+        if cpu as usize >= self.machine.cpus.count() {
             return Err(Unsupported::NumberTooHigh);
         }
-        // SAFETY: this is the kernel.
-        let here = unsafe { cpu::facts() }.features()?;
+        let here = cpu::facts().features()?;
         // Whether it is locked is not a feature: the first CPU's may be locked
         // by us already.
         let here = Features {
-            unlocked: self.features.unlocked,
+            unlocked: self.machine.features.unlocked,
             ..here
         };
-        if here == self.features {
+        if here == self.machine.features {
             Ok(())
         } else {
             Err(Unsupported::Differs)
@@ -304,37 +119,32 @@ impl<H: Hal> Hardware for Vmx<H> {
     }
 
     fn enable_cpu(&self, cpu: CpuId) -> Result<(), EnableError> {
-        let (Some(region), Some(last)) = (self.cpus.get(cpu as usize), self.last.get(cpu as usize))
-        else {
-            return Err(EnableError::Failed);
-        };
         if cpu::is_enabled() {
             return Err(EnableError::Busy);
         }
-        // SAFETY: this is the kernel.
-        let unlocked = unsafe { cpu::facts() }
-            .features()
-            .is_ok_and(|features| features.unlocked);
-        if unlocked {
-            // SAFETY: it is not locked.
-            unsafe { cpu::unlock() }
-        }
-        last.store(0, Ordering::Relaxed);
-        // SAFETY: `check_cpu` passed, VMX is off, interrupts are off, and the
-        // region is this CPU's.
-        if unsafe { cpu::vmxon(region.pfn.hpa()) } {
+        let unlocked = cpu::facts().features().is_ok_and(|found| found.unlocked);
+        // SAFETY: it has passed `check_cpu` and is off, and the core has turned interrupts off.
+        if unsafe { self.machine.cpus.switch_on(cpu, unlocked) } {
             Ok(())
         } else {
             Err(EnableError::Failed)
         }
     }
 
-    fn disable_cpu(&self, _cpu: CpuId) {
-        if cpu::is_enabled() {
-            // SAFETY: it is on, and a control structure is current only inside
-            // `run`.
-            unsafe { cpu::vmxoff() }
-        }
+    fn disable_cpu(&self, cpu: CpuId) {
+        self.machine.cpus.switch_off(cpu);
+    }
+}
+
+/// The number of a segment's fields, which are two apart.
+fn segment_field(first: u32, name: SegmentName) -> u32 {
+    first + 2 * name as u32
+}
+
+fn table_field(first: u32, name: TableName) -> u32 {
+    match name {
+        TableName::Gdtr => first,
+        TableName::Idtr => first + 2,
     }
 }
 
@@ -342,42 +152,173 @@ impl<H: Hal> Vendor for Vmx<H> {
     type Vcpu = VmxVcpu<H>;
 
     fn new_vcpu(&self) -> Result<VmxVcpu<H>, Error> {
-        Ok(VmxVcpu {
-            block: Region::new(&self.hal, self.features.revision)?,
-            regs: Regs {
-                rflags: 2,
-                ..Regs::default()
-            },
-            number: self.next.fetch_add(1, Ordering::Relaxed),
-            initialised: false,
-            flush: true,
-        })
+        VmxVcpu::new(&self.hal, self.machine.clone())
+    }
+
+    fn prepare(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId) {
+        // Where VMX operation is off, the entry finds that out too.
+        // SAFETY: the core has pinned the thread, and interrupts are on; the result is not used.
+        let _ = unsafe { vcpu.bring(cpu) };
     }
 
     fn enter(&self, vcpu: &mut VmxVcpu<H>, root: Pfn) -> Exit {
-        let cpu = self.hal.pin() as usize;
-        let exit = self.run(vcpu, cpu, root);
-        // SAFETY: pairs with the `pin` above.
-        unsafe { self.hal.unpin() }
-        exit
+        let pinned = Pinned::new(&self.hal);
+        // SAFETY: pinned, and the core has turned interrupts off.
+        unsafe { vcpu.run(pinned.cpu(), root) }
+    }
+
+    fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
+        vcpu.flush = true;
+    }
+
+    fn length(&self, vcpu: &mut VmxVcpu<H>) -> u8 {
+        vcpu.length
+    }
+
+    fn fetched<'a>(&self, _vcpu: &'a mut VmxVcpu<H>) -> &'a [u8] {
+        &[]
     }
 
     fn regs<'a>(&self, vcpu: &'a mut VmxVcpu<H>) -> &'a mut Regs {
         &mut vcpu.regs
     }
 
-    fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
-        vcpu.flush = true;
+    fn switched<'a>(&self, vcpu: &'a mut VmxVcpu<H>) -> &'a mut Switched {
+        &mut vcpu.switched
+    }
+
+    fn segment(&self, vcpu: &mut VmxVcpu<H>, name: SegmentName) -> Segment {
+        let read = |_: &mut VmxVcpu<H>, current: &Current| {
+            let field = |first| current.read(segment_field(first, name));
+            Segment {
+                selector: field(guest::ES_SELECTOR) as u16,
+                attributes: rights::decode(field(guest::ES_ACCESS_RIGHTS) as u32),
+                limit: field(guest::ES_LIMIT) as u32,
+                base: field(guest::ES_BASE),
+            }
+        };
+        self.with(vcpu, read).unwrap_or_default()
+    }
+
+    fn set_segment(&self, vcpu: &mut VmxVcpu<H>, name: SegmentName, value: Segment) {
+        let rights = rights::encode(name, value.attributes);
+        self.with(vcpu, |_, current| {
+            let write = |first, value| current.write(segment_field(first, name), value);
+            write(guest::ES_SELECTOR, value.selector.into());
+            write(guest::ES_ACCESS_RIGHTS, rights.into());
+            write(guest::ES_LIMIT, value.limit.into());
+            write(guest::ES_BASE, value.base);
+        });
+    }
+
+    fn table(&self, vcpu: &mut VmxVcpu<H>, name: TableName) -> TableRegister {
+        let read = |_: &mut VmxVcpu<H>, current: &Current| TableRegister {
+            limit: current.read(table_field(guest::GDTR_LIMIT, name)) as u16,
+            base: current.read(table_field(guest::GDTR_BASE, name)),
+        };
+        self.with(vcpu, read).unwrap_or_default()
+    }
+
+    fn set_table(&self, vcpu: &mut VmxVcpu<H>, name: TableName, value: TableRegister) {
+        self.with(vcpu, |_, current| {
+            current.write(table_field(guest::GDTR_LIMIT, name), value.limit.into());
+            current.write(table_field(guest::GDTR_BASE, name), value.base);
+        });
+    }
+
+    fn cpl(&self, vcpu: &mut VmxVcpu<H>) -> u8 {
+        rights::privilege(self.read(vcpu, guest::SS_ACCESS_RIGHTS) as u32)
+    }
+
+    fn control(&self, vcpu: &mut VmxVcpu<H>, name: Control) -> u64 {
+        match name {
+            Control::Cr0 => self
+                .with(vcpu, |vcpu, current| vcpu.read_cr0(current))
+                .unwrap_or(0),
+            Control::Cr3 => self.read(vcpu, guest::CR3),
+            Control::Cr4 => vcpu.cr4,
+            Control::Efer => vcpu.efer.bits(),
+        }
+    }
+
+    fn set_control(&self, vcpu: &mut VmxVcpu<H>, name: Control, value: u64) {
+        self.with(vcpu, |vcpu, current| match name {
+            Control::Cr0 => vcpu.write_cr0(current, value),
+            Control::Cr3 => current.write(guest::CR3, value),
+            Control::Cr4 => vcpu.write_cr4(current, value),
+            Control::Efer => vcpu.write_efer(current, Efer::from_bits_retain(value)),
+        });
+    }
+
+    fn set_page_directories(&self, vcpu: &mut VmxVcpu<H>, entries: [u64; 4]) {
+        self.with(vcpu, |_, current| {
+            // The fields are two apart.
+            for (number, entry) in (0..).zip(entries) {
+                current.write(guest::PDPTE0_FULL + 2 * number, entry);
+            }
+        });
+    }
+
+    fn msr(&self, vcpu: &mut VmxVcpu<H>, msr: Msr) -> u64 {
+        let [star, lstar, cstar, sfmask] = vcpu.msrs.syscall;
+        match msr {
+            Msr::SysenterCs => self.read(vcpu, guest::IA32_SYSENTER_CS),
+            Msr::SysenterEsp => self.read(vcpu, guest::IA32_SYSENTER_ESP),
+            Msr::SysenterEip => self.read(vcpu, guest::IA32_SYSENTER_EIP),
+            Msr::Pat => vcpu.pat,
+            Msr::Star => star,
+            Msr::Lstar => lstar,
+            Msr::Cstar => cstar,
+            Msr::Sfmask => sfmask,
+            Msr::KernelGsBase => vcpu.msrs.kernel_gs,
+            Msr::TscAux => vcpu.msrs.tsc_aux,
+        }
+    }
+
+    fn set_msr(&self, vcpu: &mut VmxVcpu<H>, msr: Msr, value: u64) {
+        // The core has checked the values. Those that the host itself writes are made such that
+        // the CPU takes them all the same: a mistake must not fault in the host.
+        let [star, lstar, cstar, sfmask] = &mut vcpu.msrs.syscall;
+        match msr {
+            Msr::SysenterCs => self.write(vcpu, guest::IA32_SYSENTER_CS, value & 0xffff_ffff),
+            Msr::SysenterEsp => self.write(vcpu, guest::IA32_SYSENTER_ESP, value),
+            Msr::SysenterEip => self.write(vcpu, guest::IA32_SYSENTER_EIP, value),
+            Msr::Pat => vcpu.pat = value,
+            Msr::Star => *star = value,
+            Msr::Lstar => *lstar = canonical(value),
+            Msr::Cstar => *cstar = canonical(value),
+            Msr::Sfmask => *sfmask = value & 0xffff_ffff,
+            Msr::KernelGsBase => vcpu.msrs.kernel_gs = canonical(value),
+            Msr::TscAux => vcpu.msrs.tsc_aux = value & 0xffff_ffff,
+        }
+    }
+
+    fn set_tsc_offset(&self, vcpu: &mut VmxVcpu<H>, offset: u64) {
+        self.write(vcpu, control::TSC_OFFSET_FULL, offset);
+    }
+
+    fn inject(&self, vcpu: &mut VmxVcpu<H>, event: Event) {
+        vcpu.event = Some(event);
+    }
+
+    fn take_undelivered(&self, vcpu: &mut VmxVcpu<H>) -> Option<Event> {
+        vcpu.undelivered.take().or_else(|| vcpu.event.take())
+    }
+
+    fn shadow(&self, vcpu: &mut VmxVcpu<H>) -> Shadow {
+        blocking::decode(vcpu.blocking)
+    }
+
+    fn set_shadow(&self, vcpu: &mut VmxVcpu<H>, shadow: Shadow) {
+        vcpu.blocking = blocking::encode(shadow);
+    }
+
+    fn want_windows(&self, vcpu: &mut VmxVcpu<H>, interrupt: bool, nmi: bool) {
+        vcpu.primary = vcpu.machine.controls.with_windows(interrupt, nmi);
     }
 }
 
-/// A vCPU's state that is VMX's.
-pub struct VmxVcpu<H: Hal> {
-    block: Region<H>,
-    regs: Regs,
-    number: u64,
-    /// The control structure has been written.
-    initialised: bool,
-    /// The next entry forgets what the TLB holds.
-    flush: bool,
+/// The canonical address with these lower 48 bits: guests have four levels of paging.
+fn canonical(address: u64) -> u64 {
+    ((address << 16) as i64 >> 16) as u64
 }

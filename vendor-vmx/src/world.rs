@@ -1,13 +1,8 @@
 //! The switch into the guest and back.
 //!
-//! # What is switched where
-//!
-//! | state | into the guest | back to the host |
-//! |---|---|---|
-//! | RSP, RIP, RFLAGS, CR0, CR3, CR4, EFER, segments, GDTR, IDTR, SYSENTER | VM entry, from the control structure | the exit itself, from the control structure |
-//! | RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8 to R15 | loaded here | callee-saved ones from the stack; the others are cleared, so that no guest value steers what the host does next |
-//! | interrupts | off; one that comes ends the guest's run | stays pending until the caller turns interrupts on |
-//! | an NMI | ends the guest's run | raised again by the caller, see [`crate::vmx`] |
+//! General registers are switched here; the CPU itself and [`crate::swap`] do the rest, as
+//! [`crate::host_state`] lists. After an exit the registers that the host's calling convention
+//! does not keep are cleared, so that no guest value steers what the host does next.
 //!
 //! Source: Intel SDM volume 3, "VM Entries" and "VM Exits".
 #![expect(unsafe_code, reason = "the world switch")]
@@ -22,19 +17,22 @@ const HOST_RIP: u32 = x86::vmx::vmcs::host::RIP;
 /// Runs the guest of the current control structure until its next exit; says
 /// whether it was entered.
 ///
+/// `host_rsp` is what the structure has for the host's RSP, or 0 when it has neither that nor RIP.
+///
 /// # Safety
 ///
-/// VMX operation is on, the current control structure is in the clear state
-/// and describes this CPU's host state but for RSP and RIP, and interrupts are
-/// off.
-pub unsafe fn run(regs: &mut Regs) -> bool {
+/// VMX operation is on, the current control structure is in the clear state, or has been
+/// `launched` since it was loaded, and describes this CPU's host state but for RSP and RIP;
+/// interrupts are off.
+#[inline(always)]
+pub unsafe fn run(regs: &mut Regs, launched: bool, host_rsp: &mut u64) -> bool {
     // SAFETY: as the caller promises; `Regs` has the layout that the assembly
     // knows.
-    unsafe { switch(regs) == 0 }
+    unsafe { switch(regs, launched.into(), host_rsp) == 0 }
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn switch(regs: *mut Regs) -> u64 {
+unsafe extern "C" fn switch(regs: *mut Regs, launched: u64, host_rsp: *mut u64) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -43,11 +41,17 @@ unsafe extern "C" fn switch(regs: *mut Regs) -> u64 {
         "push r14",
         "push r15",
         "push rdi",
+        "cmp [rdx], rsp",
+        "je 4f",
+        "mov [rdx], rsp",
         "mov eax, {host_rsp}",
         "vmwrite rax, rsp",
         "lea rcx, [rip + 2f]",
         "mov eax, {host_rip}",
         "vmwrite rax, rcx",
+        "4:",
+        // The moves that follow leave the flags alone.
+        "test esi, esi",
         "mov rax, [rdi]",
         "mov rcx, [rdi + 8]",
         "mov rdx, [rdi + 16]",
@@ -63,7 +67,12 @@ unsafe extern "C" fn switch(regs: *mut Regs) -> u64 {
         "mov r14, [rdi + 112]",
         "mov r15, [rdi + 120]",
         "mov rdi, [rdi + 56]",
+        "jz 5f",
+        "vmresume",
+        "jmp 6f",
+        "5:",
         "vmlaunch",
+        "6:",
         // Only reached when the CPU did not enter.
         "mov eax, 1",
         "add rsp, 8",

@@ -25,7 +25,7 @@ impl<V: Vendor> Runner<V> {
     }
 
     /// Takes the pending requests up and enters the guest, unless another
-    /// request came in between. Says why the guest was left, if it was entered. May sleep
+    /// request came in between, a signal waits or another thread wants the CPU. Says why the guest was left, if it was entered. May sleep
     /// before it enters; not loaded, interrupts on.
     ///
     /// `reload` gets a root that is valid now; should it become obsolete
@@ -69,8 +69,15 @@ impl<V: Vendor> Runner<V> {
             }
         };
         let pinned = Pinned::new(hal);
+        vendor.prepare(state, pinned.cpu());
         Ok(vcpu
             .load(&pinned)
-            .enter(|_irq_off| vendor.enter(state, root)))
+            .enter(|_irq_off| {
+                // With interrupts on it would be too early: the interrupt that tells of either
+                // would come and go before the guest runs.
+                let held_up = hal.signal_pending() || hal.should_yield();
+                (!held_up).then(|| vendor.enter(state, root))
+            })
+            .flatten())
     }
 }

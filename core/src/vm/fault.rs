@@ -40,6 +40,11 @@ impl<H: Hal> VcpuMmu<H> {
         }
     }
 
+    /// The address space that the vCPU sees.
+    pub fn space(&self) -> SpaceId {
+        self.space
+    }
+
     /// The root that hardware is pointed at.
     pub fn root(&self) -> Option<&RootRef<H>> {
         self.root.as_ref()

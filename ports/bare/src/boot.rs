@@ -5,6 +5,7 @@
 //! paging off. It maps the first 4 GiB one to one in pages of 2 MiB, switches
 //! to long mode and calls [`kernel_main`](crate::machine::kernel_main).
 use core::arch::global_asm;
+use core::ffi::{CStr, c_char};
 
 global_asm!(
     r#"
@@ -30,6 +31,9 @@ start32:
     cli
     cld
     mov esp, offset boot_stack_end
+    // Who loaded us, and where it says what else.
+    mov [boot_loader], eax
+    mov [boot_information], ebx
     // Level 4 and level 3: one entry each level 2 table.
     mov eax, offset boot_l3 + 3
     mov [boot_l4], eax
@@ -87,16 +91,20 @@ start64:
     .globl boot_gdt
 boot_gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-    .globl boot_gdt_tss
-boot_gdt_tss:
     .quad 0, 0
 boot_gdtr:
     .short boot_gdtr - boot_gdt - 1
     .long boot_gdt
     .long 0
 
+    .globl boot_loader
+boot_loader: .long 0
+    .globl boot_information
+boot_information: .long 0
+
     .section .bss
     .balign 4096
+    .globl boot_l4
 boot_l4: .skip 4096
 boot_l3: .skip 4096
 boot_l2: .skip 4 * 4096
@@ -107,3 +115,47 @@ boot_stack_end:
 
 /// How much memory is mapped, from address 0.
 pub const MAPPED: u64 = 4 << 30;
+
+unsafe extern "C" {
+    static boot_loader: u32;
+    static boot_information: u32;
+}
+
+/// What EAX holds after GRUB.
+const MULTIBOOT2: u32 = 0x36d7_6289;
+/// What a PVH loader's information begins with.
+const PVH: u32 = 0x336e_c578;
+
+fn word(address: u64) -> u32 {
+    // SAFETY: the loader's information is below 4 GiB, mapped, and nobody writes to it.
+    unsafe { (address as *const u32).read() }
+}
+
+/// Where the command line begins, in the information of either loader. ("Boot information format"
+/// of the Multiboot2 specification; "hvm_start_info" of the PVH boot protocol.)
+fn command_line() -> Option<u64> {
+    // SAFETY: written once, before there was Rust.
+    let (loader, at) = unsafe { (boot_loader, u64::from(boot_information)) };
+    if loader != MULTIBOOT2 {
+        let line = u64::from(word(at + 24));
+        return (word(at) == PVH && line != 0).then_some(line);
+    }
+    let end = at + u64::from(word(at));
+    let mut tag = at + 8;
+    while tag < end {
+        match word(tag) {
+            0 => return None,
+            1 => return Some(tag + 8),
+            _ => tag += u64::from(word(tag + 4)).next_multiple_of(8),
+        }
+    }
+    None
+}
+
+/// The value of `name=value` on the command line.
+pub fn option(name: &str) -> Option<&'static str> {
+    // SAFETY: ends with a zero byte; nobody writes to it.
+    let line = unsafe { CStr::from_ptr(command_line()? as *const c_char) };
+    let mut words = line.to_str().ok()?.split_ascii_whitespace();
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}

@@ -1,7 +1,11 @@
 //! The serial console.
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
+use waterbear_hal::Cpu;
 use x86::io::{inb, outb};
+
+use crate::host::Bare;
 
 const COM1: u16 = 0x3f8;
 const LINE_CONTROL: u16 = COM1 + 3;
@@ -33,7 +37,7 @@ fn wait_for(status: u8) {
 }
 
 /// The console as a sink for text.
-pub struct Console;
+struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -46,12 +50,34 @@ impl Write for Console {
     }
 }
 
+/// Somebody prints.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+/// After so many looks a line is printed although another is not finished:
+/// whoever prints that one may be what this one reports.
+const PATIENCE: u32 = 1 << 22;
+
+/// Prints a line, whole.
+pub fn line(text: fmt::Arguments<'_>) {
+    let were_on = Bare.irq_disable();
+    // Nothing but the console hangs on this lock, so the order of other
+    // accesses around it does not matter.
+    for _ in 0..PATIENCE {
+        if !TAKEN.swap(true, Ordering::Relaxed) {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    // The console cannot fail.
+    let _ = writeln!(Console, "{text}");
+    TAKEN.store(false, Ordering::Relaxed);
+    // SAFETY: pairs with the above.
+    unsafe { Bare.irq_restore(were_on) }
+}
+
 /// Prints a line.
 macro_rules! say {
-    ($($arg:tt)*) => {{
-        use core::fmt::Write;
-        // The console cannot fail.
-        let _ = writeln!($crate::console::Console, $($arg)*);
-    }};
+    ($($arg:tt)*) => {
+        $crate::console::line(format_args!($($arg)*))
+    };
 }
 pub(crate) use say;

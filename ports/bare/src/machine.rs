@@ -5,15 +5,23 @@ use core::panic::PanicInfo;
 use x86::io::{outb, outw};
 
 use crate::console::{self, say};
-use crate::{guests, host, traps};
+use crate::host::{self, percpu, timer};
+use crate::{guests, selftest, smp, traps};
 
 /// Where Rust begins, on the boot CPU, with the first 4 GiB mapped one to one.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main() -> ! {
     console::init();
-    traps::init();
     host::memory::init();
-    exit(guests::run())
+    traps::init();
+    smp::init_cpu(0);
+    percpu::come_online();
+    timer::init();
+    // SAFETY: the handlers are in place.
+    unsafe { asm!("sti", options(nostack)) }
+    smp::start();
+    let host_is_sound = selftest::run();
+    exit(guests::run() && host_is_sound)
 }
 
 /// Ends the run and the emulator.

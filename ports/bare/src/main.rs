@@ -6,6 +6,8 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+mod acpi;
+#[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
 mod console;
@@ -15,6 +17,12 @@ mod guests;
 mod host;
 #[cfg(target_os = "none")]
 mod machine;
+#[cfg(target_os = "none")]
+mod segments;
+#[cfg(target_os = "none")]
+mod selftest;
+#[cfg(target_os = "none")]
+mod smp;
 #[cfg(target_os = "none")]
 mod traps;
 

@@ -1,7 +1,7 @@
 //! CPUs: which one a thread runs on, interrupts, and hotplug.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use waterbear_hal::cpu::{CpuId, CpuSet};
 use waterbear_hal::{AllocError, Cpu};
@@ -24,6 +24,10 @@ pub(crate) struct Cpus {
     /// So many questions more are answered with yes.
     contend_next: AtomicU64,
     questions: AtomicU64,
+    /// A signal waits for every thread.
+    signal: AtomicBool,
+    /// How often the time-stamp counter was read.
+    tsc: AtomicU64,
 }
 
 impl Cpus {
@@ -38,6 +42,8 @@ impl Cpus {
             contend_every: AtomicU64::new(0),
             contend_next: AtomicU64::new(0),
             questions: AtomicU64::new(0),
+            signal: AtomicBool::new(false),
+            tsc: AtomicU64::new(0),
         }
     }
 
@@ -204,7 +210,9 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
     }
 
     fn should_yield(&self) -> bool {
-        self.0.cpus.pretends_contention()
+        // Pretended contention is for walks. A vCPU that asks just before it enters its guest
+        // would never enter.
+        !self.0.thread().irqs_off.get() && self.0.cpus.pretends_contention()
     }
 
     #[track_caller]
@@ -212,6 +220,14 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
         self.0.may_sleep("yield_now");
         #[cfg(not(loom))]
         std::thread::yield_now();
+    }
+
+    fn signal_pending(&self) -> bool {
+        self.0.cpus.signal.load(Relaxed)
+    }
+
+    fn tsc(&self) -> u64 {
+        self.0.cpus.tsc.fetch_add(1_000, Relaxed)
     }
 
     #[track_caller]
@@ -327,6 +343,16 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
         };
         machine.cpus.hotplug.unlock_write();
         stands
+    }
+
+    /// Makes a signal wait for every thread, or no longer.
+    pub fn set_signal(&self, pending: bool) {
+        self.0.cpus.signal.store(pending, Relaxed);
+    }
+
+    /// Sets the time-stamp counter of every CPU. Each look at it counts a thousand ticks.
+    pub fn set_tsc(&self, ticks: u64) {
+        self.0.cpus.tsc.store(ticks, Relaxed);
     }
 
     /// Makes every `n`-th question about contention (`is_contended`,

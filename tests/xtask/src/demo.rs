@@ -19,7 +19,7 @@ fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
         Emulator::Qemu => "QEMU",
         Emulator::Bochs => "Bochs",
     };
-    println!("booting on {emulator}'s {}", machine.cpu);
+    println!("booting on {emulator}'s {}", machine.name());
     let text = image.run(machine, |line| {
         if ours(line) {
             println!("  | {line}");
@@ -30,7 +30,7 @@ fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
         .filter(|line| line.starts_with("PASS "))
         .count();
     if text.lines().any(|line| line == "END passed") {
-        println!("{passed} tests passed on an emulated {}.", machine.cpu);
+        println!("{passed} tests passed on an emulated {}.", machine.name());
         Ok(Verdict::Good)
     } else {
         println!("The run failed; its lines are above.");
@@ -40,11 +40,12 @@ fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
 
 /// Whether a line comes from the bare port and not from firmware or emulator.
 fn ours(line: &str) -> bool {
-    const STARTS: [&str; 7] = [
+    const STARTS: [&str; 8] = [
         "waterbear: ",
         "PLAN ",
         "PASS ",
         "FAIL ",
+        "SKIP ",
         "END ",
         "REFUSED ",
         "NOTE ",

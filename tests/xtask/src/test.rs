@@ -64,6 +64,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Something that was not run, and why.
+#[derive(PartialEq, Eq, Debug)]
 struct Skipped {
     name: String,
     reason: String,

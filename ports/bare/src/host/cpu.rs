@@ -1,20 +1,29 @@
-//! The CPU. There is one, so kicks have nobody to go to and sleeping is
-//! waiting for what cannot come.
+//! The CPUs. Each runs one thread, which nobody preempts.
 use core::arch::asm;
 
-use waterbear_hal::{AllocError, Cpu, CpuId, CpuSet, WaitQueue};
+use waterbear_hal::{AllocError, Cpu, CpuId, CpuSet};
 
-use super::Bare;
+use super::wait::Queue;
+use super::{Bare, apic, call, percpu};
+use crate::traps::vector;
 
 const INTERRUPTS_ON: u64 = 1 << 9;
 
-// SAFETY: with one CPU every thread stays on it; `cli` keeps handlers away;
-// there is no other CPU to wait for.
+/// Whether this CPU takes interrupts.
+pub fn interrupts_are_on() -> bool {
+    let flags: u64;
+    // SAFETY: reads the flags.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) }
+    flags & INTERRUPTS_ON != 0
+}
+
+// SAFETY: a CPU has one thread, which stays there; `cli` keeps handlers away;
+// `call::others` waits for the handler of each CPU.
 unsafe impl Cpu for Bare {
     type WaitQueue = Queue;
 
     fn pin(&self) -> CpuId {
-        0
+        percpu::this().number()
     }
 
     unsafe fn unpin(&self) {}
@@ -28,29 +37,39 @@ unsafe impl Cpu for Bare {
 
     unsafe fn irq_restore(&self, were_on: bool) {
         if were_on {
-            // SAFETY: as the caller promises.
-            unsafe { asm!("sti", options(nomem, nostack)) }
+            // SAFETY: as the caller promises. The compiler must not move what
+            // was done with interrupts off to behind it.
+            unsafe { asm!("sti", options(nostack)) }
         }
     }
 
-    fn kick(&self, _cpus: &CpuSet) {}
+    fn kick(&self, cpus: &CpuSet) {
+        for cpu in percpu::others(cpus) {
+            apic::send(cpu, vector::KICK);
+        }
+    }
 
-    fn kick_and_wait(&self, _cpus: &CpuSet) {}
+    fn kick_and_wait(&self, cpus: &CpuSet) {
+        call::others(cpus, &|_| ());
+    }
 
     fn online(&self) -> CpuSet {
         let mut cpus = CpuSet::new();
-        cpus.insert(0);
+        (0..percpu::count()).for_each(|cpu| cpus.insert(cpu));
         cpus
     }
 
+    // CPUs stay.
     fn hold_cpus(&self) {}
 
     unsafe fn unhold_cpus(&self) {}
 
     fn call_on(&self, cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
-        if cpus.contains(0) {
+        call::others(cpus, f);
+        let me = percpu::this().number();
+        if cpus.contains(me) {
             let were_on = self.irq_disable();
-            f(0);
+            f(me);
             // SAFETY: pairs with the line above.
             unsafe { self.irq_restore(were_on) }
         }
@@ -60,25 +79,20 @@ unsafe impl Cpu for Bare {
         false
     }
 
+    // There is no other thread, and who may sleep has interrupts on, so
+    // handlers come in without help.
     fn yield_now(&self) {}
 
-    fn new_wait_queue(&self) -> Result<Queue, AllocError> {
-        Ok(Queue)
-    }
-}
-
-/// Where nobody waits.
-pub struct Queue;
-
-impl WaitQueue for Queue {
-    fn wait(&self, interruptible: bool, mut ready: impl FnMut() -> bool) -> bool {
-        if !ready() && !interruptible {
-            panic!("the only thread waits for itself");
-        }
-        ready()
-    }
-
-    fn wake(&self) -> bool {
+    fn signal_pending(&self) -> bool {
         false
+    }
+
+    fn tsc(&self) -> u64 {
+        // SAFETY: every CPU that has hardware virtualisation has the instruction.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    fn new_wait_queue(&self) -> Result<Queue, AllocError> {
+        Ok(Queue::new())
     }
 }

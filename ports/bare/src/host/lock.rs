@@ -1,39 +1,70 @@
-//! Locks.
+//! Locks. Waiting for one spins with interrupts on, so that a CPU that waits
+//! answers calls meanwhile; there is no other thread to switch to.
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use waterbear_hal::{AllocError, Lock, LockClass, RawMutex, RawRwLock};
 
-use super::Bare;
+use super::{Bare, timer};
 
-/// A spinning reader-writer lock: -1 for a writer, else the readers.
+/// A spinning reader-writer lock. Readers stand back while a writer waits, or
+/// guests on every CPU would keep it out for ever.
 pub struct SpinLock {
+    /// -1 for a writer, else the readers.
     state: AtomicI32,
+    /// Everybody who waits.
+    waiting: AtomicU32,
+    /// The writers among them.
+    writers: AtomicU32,
     class: &'static LockClass,
 }
 
-/// So long that only a deadlock lasts longer.
-const PATIENCE: u32 = 1 << 30;
+/// In nanoseconds; so long that only a deadlock lasts longer.
+const PATIENCE: u64 = 20_000_000_000;
+/// How often a waiter looks at the lock before it looks at the clock.
+const LOOKS: u32 = 1 << 12;
 
 impl SpinLock {
     fn new(class: &'static LockClass) -> Self {
         Self {
             state: AtomicI32::new(0),
+            waiting: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
             class,
         }
     }
 
-    fn acquire(&self, change: impl Fn(i32) -> Option<i32>) {
-        for _ in 0..PATIENCE {
-            let taken = self
+    /// Pairs with the releases in `unlock_read` and `unlock_write`.
+    fn try_read(&self) -> bool {
+        self.writers.load(Ordering::Relaxed) == 0
+            && self
                 .state
-                .fetch_update(Ordering::Acquire, Ordering::Relaxed, &change);
-            if taken.is_ok() {
-                return;
-            }
+                .fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
+                    (state >= 0).then_some(state + 1)
+                })
+                .is_ok()
+    }
+
+    /// Pairs with the releases in `unlock_read` and `unlock_write`.
+    fn try_write(&self) -> bool {
+        self.state
+            .compare_exchange(0, -1, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[cold]
+    fn wait(&self, taken: impl Fn(&Self) -> bool) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let start = timer::now();
+        while !(0..LOOKS).any(|_| {
             spin_loop();
+            taken(self)
+        }) {
+            if timer::now().wrapping_sub(start) > PATIENCE {
+                panic!("deadlock on {}", self.class.name);
+            }
         }
-        panic!("deadlock on {}", self.class.name);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -41,7 +72,9 @@ impl SpinLock {
 // by compare-exchange, so a writer excludes everyone.
 unsafe impl RawRwLock for SpinLock {
     fn read(&self) {
-        self.acquire(|state| (state >= 0).then_some(state + 1));
+        if !self.try_read() {
+            self.wait(Self::try_read);
+        }
     }
 
     unsafe fn unlock_read(&self) {
@@ -49,7 +82,11 @@ unsafe impl RawRwLock for SpinLock {
     }
 
     fn write(&self) {
-        self.acquire(|state| (state == 0).then_some(-1));
+        if !self.try_write() {
+            self.writers.fetch_add(1, Ordering::Relaxed);
+            self.wait(Self::try_write);
+            self.writers.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     unsafe fn unlock_write(&self) {
@@ -57,11 +94,11 @@ unsafe impl RawRwLock for SpinLock {
     }
 
     fn is_contended(&self) -> bool {
-        false
+        self.waiting.load(Ordering::Relaxed) != 0
     }
 }
 
-/// A mutex; waiting for it spins, because there is no one to switch to.
+/// A mutex.
 pub struct Mutex(SpinLock);
 
 // SAFETY: the lock excludes everyone while its writer holds it.

@@ -1,42 +1,31 @@
 //! Memory: one heap behind the image, mapped one to one.
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use linked_list_allocator::Heap;
 use waterbear_hal::addr::{PAGE_SHIFT, PAGE_SIZE};
 use waterbear_hal::{AllocError, Memory, PageTable, Pfn};
 
+use super::irq_lock::IrqLock;
 use super::{Bare, rcu};
 use crate::boot::MAPPED;
 
 /// How much memory the machine must have.
 const HEAP_END: usize = 96 << 20;
 const _: () = assert!(HEAP_END as u64 <= MAPPED);
+/// Every frame number of the heap is below this.
+pub const FRAMES: usize = HEAP_END >> PAGE_SHIFT;
 
-static mut HEAP: Heap = Heap::empty();
-static TAKEN: AtomicBool = AtomicBool::new(false);
+static HEAP: IrqLock<Heap> = IrqLock::new(Heap::empty());
 
 unsafe extern "C" {
     static image_end: u8;
 }
 
-/// Runs `f` on the heap, alone.
-fn with_heap<R>(f: impl FnOnce(&mut Heap) -> R) -> R {
-    while TAKEN.swap(true, Ordering::Acquire) {
-        core::hint::spin_loop();
-    }
-    let heap = &raw mut HEAP;
-    // SAFETY: `TAKEN` lets one caller at a time in.
-    let result = f(unsafe { &mut *heap });
-    TAKEN.store(false, Ordering::Release);
-    result
-}
-
 /// Gives the memory behind the image to the heap. Once, before anything else.
 pub fn init() {
     let start = (&raw const image_end) as usize;
-    with_heap(|heap| {
+    HEAP.with(|heap| {
         // SAFETY: the range is memory that is mapped and that nobody uses.
         unsafe { heap.init(start as *mut u8, HEAP_END - start) }
     });
@@ -44,7 +33,7 @@ pub fn init() {
 
 /// How many bytes are in use.
 pub fn used() -> usize {
-    with_heap(|heap| heap.used())
+    HEAP.with(|heap| heap.used())
 }
 
 fn layout(pages: usize) -> Result<Layout, AllocError> {
@@ -97,7 +86,9 @@ unsafe impl Memory for Bare {
     }
 
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        let at = with_heap(|heap| heap.allocate_first_fit(layout)).map_err(|()| AllocError)?;
+        let at = HEAP
+            .with(|heap| heap.allocate_first_fit(layout))
+            .map_err(|()| AllocError)?;
         // SAFETY: `layout.size()` bytes that are ours now.
         unsafe { at.write_bytes(0, layout.size()) }
         Ok(at)
@@ -105,7 +96,7 @@ unsafe impl Memory for Bare {
 
     unsafe fn free_bytes(&self, ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: as the caller promises.
-        with_heap(|heap| unsafe { heap.deallocate(ptr, layout) });
+        HEAP.with(|heap| unsafe { heap.deallocate(ptr, layout) });
     }
 }
 

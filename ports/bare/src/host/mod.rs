@@ -1,18 +1,31 @@
 //! The machine as a host: the HAL, with nothing underneath.
 //!
-//! One CPU, so far. Nobody preempts, so a lock that is taken is a deadlock,
-//! and is reported as one.
+//! One thread each CPU, which nobody preempts. CPU 0 runs the tests; the
+//! others halt until [`run_on_all`] gives them something to do. Outside handlers
+//! interrupts are on.
+pub mod apic;
+pub mod call;
 pub mod cpu;
+pub mod fpu;
+pub mod irq_lock;
 pub mod lock;
 pub mod memory;
+pub mod percpu;
 pub mod rcu;
+pub mod srcu;
+pub mod timer;
 pub mod user;
+pub mod wait;
 
 use core::fmt::Arguments;
+use core::sync::atomic::Ordering;
 
-use waterbear_hal::Log;
+use waterbear_hal::{CpuId, Log};
 
 use crate::console::say;
+pub use crate::smp::{on_cpu, run_on_all};
+pub use percpu::count;
+pub use wait::{signal, take_signal};
 
 /// The host. There is one, so a handle is nothing.
 #[derive(Clone, Copy)]
@@ -26,4 +39,14 @@ impl Log for Bare {
     fn bug(&self, what: &'static str) {
         panic!("bug: {what}");
     }
+}
+
+/// Sends a CPU an NMI.
+pub fn send_nmi(cpu: CpuId) {
+    apic::send_nmi(percpu::of(cpu));
+}
+
+/// How many NMIs a CPU has taken.
+pub fn nmi_count(cpu: CpuId) -> u64 {
+    percpu::of(cpu).nmis.load(Ordering::Relaxed)
 }

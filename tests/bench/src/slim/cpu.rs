@@ -79,6 +79,16 @@ unsafe impl Cpu for SlimHost {
         std::thread::yield_now();
     }
 
+    #[inline]
+    fn signal_pending(&self) -> bool {
+        // As for `should_yield`.
+        PREEMPT.get() > 1_000_000
+    }
+
+    fn tsc(&self) -> u64 {
+        0
+    }
+
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue)
     }

@@ -43,6 +43,8 @@ fn every_page_that_was_written_is_in_the_log_and_no_other() {
         vm.read_guest(NORMAL, Gpa(0x5000), &mut [0; 16]).unwrap();
         assert_eq!(rig.dirty_log(0, 8), [2, 3]);
         // Across pages and slots.
+        vm.write_guest(NORMAL, Gpa(0x4fff), &[1; 2]).unwrap();
+        assert_eq!(rig.dirty_log(0, 8), [4, 5]);
         let bytes = vec![1; 2 * PAGE_SIZE as usize];
         vm.write_guest(NORMAL, Gpa(0x7fff), &bytes).unwrap();
         assert_eq!(rig.dirty_log(0, 8), [7]);
@@ -131,8 +133,10 @@ fn a_write_that_did_not_see_the_log_is_made_before_the_log_begins() {
 struct Notes {
     vm: Shared<Vm<MockHost>, MockHost>,
     host: MockHost,
-    told: Arc<Mutex<Vec<(Gpa, Vec<u8>)>>>,
+    told: Arc<Mutex<Vec<Write>>>,
 }
+
+type Write = (Gpa, Vec<u8>);
 
 impl Tracker for Notes {
     fn track_write(&self, space: SpaceId, gpa: Gpa, bytes: &[u8]) {

@@ -1,6 +1,6 @@
 //! The layer `bare`: the bare port on every emulated machine.
 
-use super::Tally;
+use super::{Skipped, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
 use crate::{Outcome, pool, process};
@@ -13,18 +13,23 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         let report = image
             .run(&machine, |_| {})
             .map(|text| judge(&machine, &text));
-        println!("  {} {}", machine.cpu, process::seconds(start.elapsed()));
+        println!("  {} {}", machine.name(), process::seconds(start.elapsed()));
         (machine, report)
     });
     for (machine, report) in results {
+        let name = machine.name();
         match report {
             Ok(report) => {
                 tally.passed += report.passed;
                 for failure in report.failed {
-                    tally.failed.push(format!("{}: {failure}", machine.cpu));
+                    tally.failed.push(format!("{name}: {failure}"));
+                }
+                for mut skipped in report.skipped {
+                    skipped.name = format!("{name}: {}", skipped.name);
+                    tally.skipped.push(skipped);
                 }
             }
-            Err(sentence) => tally.failed.push(format!("{}: {sentence}", machine.cpu)),
+            Err(sentence) => tally.failed.push(format!("{name}: {sentence}")),
         }
     }
     tally.notes.push(format!("machines: {}", MACHINES.len()));
@@ -36,11 +41,13 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
 struct Report {
     passed: u64,
     failed: Vec<String>,
+    skipped: Vec<Skipped>,
 }
 
-/// Reads a run's lines: `PLAN n`, one `PASS name` or `FAIL name: why` for each
-/// of the n tests, `END passed` or `END failed`. A run that says less has
-/// failed, and so has one on which the wrong vendor, or none, has registered.
+/// Reads a run's lines: `PLAN n` before each part of the tests, one `PASS name`,
+/// `FAIL name: why` or `SKIP name: why` for each of the n tests, `END passed` or
+/// `END failed`. A run that says less has failed, and so has one on which a CPU
+/// does not run, or on which the wrong vendor, or none, has registered.
 fn judge(machine: &Machine, text: &str) -> Report {
     let mut report = Report::default();
     let mut planned = None;
@@ -50,10 +57,18 @@ fn judge(machine: &Machine, text: &str) -> Report {
         } else if let Some(failure) = line.strip_prefix("FAIL ") {
             report.failed.push(failure.to_owned());
         } else if let Some(plan) = line.strip_prefix("PLAN ") {
-            planned = plan.parse().ok();
+            let plan: Option<u64> = plan.parse().ok();
+            planned = plan.map(|plan| plan + planned.unwrap_or(0));
+        } else if let Some((name, reason)) =
+            line.strip_prefix("SKIP ").and_then(|l| l.split_once(": "))
+        {
+            report.skipped.push(Skipped {
+                name: name.to_owned(),
+                reason: reason.to_owned(),
+            });
         }
     }
-    let seen = report.passed + report.failed.len() as u64;
+    let seen = report.passed + (report.failed.len() + report.skipped.len()) as u64;
     if planned != Some(seen) {
         let plan = planned.map_or("no plan".to_owned(), |n| format!("{n} planned"));
         report.failed.push(format!("{plan}, {seen} run"));
@@ -67,6 +82,10 @@ fn judge(machine: &Machine, text: &str) -> Report {
     };
     if !text.contains(&wanted) {
         report.failed.push(format!("it did not say {wanted:?}"));
+    }
+    let cpus = format!("{0} of {0} CPUs run", machine.cpus);
+    if !text.contains(&cpus) {
+        report.failed.push(format!("it did not say {cpus:?}"));
     }
     let registered = text.contains(": registered");
     if registered == matches!(machine.expect, Expect::Refused(_)) {
@@ -85,16 +104,22 @@ mod tests {
     const AMD: Machine = Machine {
         emulator: Emulator::Qemu,
         cpu: "some",
+        cpus: 2,
         expect: Expect::Guests("SVM"),
     };
 
-    const GOOD: &str = "PLAN 1\nwaterbear: SVM: registered\nPASS a\nEND passed\n";
+    const GOOD: &str = "NOTE 2 of 2 CPUs run\nPLAN 2\nPASS a\nSKIP b: no need\n\
+        PLAN 1\nwaterbear: SVM: registered\nPASS c\nEND passed\n";
 
     #[test]
     fn a_complete_run_passes() {
         let wanted = Report {
-            passed: 1,
+            passed: 2,
             failed: Vec::new(),
+            skipped: vec![Skipped {
+                name: "b".to_owned(),
+                reason: "no need".to_owned(),
+            }],
         };
         assert_eq!(judge(&AMD, GOOD), wanted);
     }
@@ -108,6 +133,8 @@ mod tests {
             &GOOD.replace("PLAN 1", "PLAN 2"),
             &GOOD.replace("PLAN 1\n", ""),
             &GOOD.replace("SVM", "VMX"),
+            &GOOD.replace("SKIP b: no need", ""),
+            &GOOD.replace("2 of 2", "1 of 2"),
             &GOOD.replace("PASS a", "FAIL a: it is broken"),
         ] {
             assert!(!judge(&AMD, less).failed.is_empty(), "{less:?}");
@@ -120,7 +147,7 @@ mod tests {
             expect: Expect::Refused("has no second-level paging"),
             ..AMD
         };
-        let refused = "PLAN 0\nwaterbear: VMX: this CPU has no second-level paging\nEND passed\n";
+        let refused = "2 of 2 CPUs run\nPLAN 0\nwaterbear: VMX: this CPU has no second-level paging\nEND passed\n";
         assert!(judge(&old, refused).failed.is_empty());
         let both = refused.to_owned() + "waterbear: SVM: registered\n";
         assert!(!judge(&old, &both).failed.is_empty());

@@ -1,0 +1,515 @@
+//! What an instruction does, to which operands.
+use super::alu::{Alu, sign_extend};
+use super::cpu::Cpu;
+use super::instruction::{Instruction, Map, Prefixes};
+use super::machine::Stop;
+use crate::arch::{Exception, Rflags};
+use crate::regs::Regs;
+
+const AX: u8 = Regs::RAX as u8;
+const CX: u8 = Regs::RCX as u8;
+
+/// What is done with the source and the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Op {
+    Nothing,
+    Alu(Alu),
+    Test,
+    Not,
+    Neg,
+    Inc,
+    Dec,
+    Move,
+    MoveSigned,
+    MoveReversed,
+    Exchange,
+    ExchangeAdd,
+    CompareExchange,
+    CompareExchangePair,
+    /// 0 test, 1 set, 2 reset, 3 complement.
+    Bit(u8),
+    /// As group 2 numbers them.
+    Shift(u8),
+    ShiftDouble {
+        right: bool,
+    },
+    /// RAX by the source.
+    Multiply {
+        signed: bool,
+    },
+    /// The target by the source, or the source by an immediate.
+    MultiplySigned {
+        immediate: bool,
+    },
+    Divide {
+        signed: bool,
+    },
+    Set,
+    ConditionalMove,
+    BitScan {
+        reverse: bool,
+    },
+    TrailingZeros,
+    LeadingZeros,
+    PopCount,
+    Call,
+    Jump,
+    /// A move to half of a vector register, or from it.
+    LowHalf,
+    HighHalf,
+    FromHighHalf,
+}
+
+/// An operand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    None,
+    Register(u8),
+    Immediate(u64),
+    /// At a linear address, checked against its segment.
+    Memory(u64),
+    Vector(u8),
+    Port(u16),
+}
+
+/// What happens to the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    Read,
+    Write,
+    Modify,
+}
+
+/// An operation with its operands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    pub(super) op: Op,
+    pub(super) source: Place,
+    pub(super) source_size: u8,
+    pub(super) target: Place,
+    pub(super) target_size: u8,
+    pub(super) using: Use,
+}
+
+/// Whether an instruction uses the stack, and ES, without saying so.
+pub(super) fn implied_segments(instruction: &Instruction) -> (bool, bool) {
+    let opcode = instruction.opcode;
+    match instruction.map {
+        Map::Primary => match opcode {
+            0x50..=0x5f | 0x68 | 0x6a | 0x8f | 0x9c | 0xc2 | 0xc3 | 0xe8 => (true, false),
+            0xff => (matches!(instruction.extension(), 2 | 6), false),
+            _ => (false, is_string(instruction)),
+        },
+        _ => (false, false),
+    }
+}
+
+/// MOVS, CMPS, STOS, LODS, SCAS, INS and OUTS.
+pub(super) fn is_string(instruction: &Instruction) -> bool {
+    instruction.map == Map::Primary
+        && matches!(instruction.opcode, 0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf)
+}
+
+/// Finds the operands of an instruction, moves the stack pointer, and checks the operands in
+/// memory against their segments.
+pub(super) fn plan(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
+    let plan = match cpu.instruction.map {
+        Map::Primary => primary(cpu),
+        Map::Secondary => secondary(cpu),
+        Map::Third38 => super::operation_more::third_38(cpu),
+        Map::Third3A | Map::Extended => Err(Stop::Unsupported),
+    }?;
+    if cpu.instruction.has(Prefixes::LOCK) && !may_lock(&plan) {
+        return Err(Stop::Exception(Exception::invalid_opcode()));
+    }
+    Ok(plan)
+}
+
+fn may_lock(plan: &Plan) -> bool {
+    let op = matches!(
+        plan.op,
+        Op::Alu(_)
+            | Op::Not
+            | Op::Neg
+            | Op::Inc
+            | Op::Dec
+            | Op::Bit(_)
+            | Op::Exchange
+            | Op::ExchangeAdd
+            | Op::CompareExchange
+            | Op::CompareExchangePair
+    );
+    op && plan.using == Use::Modify && matches!(plan.target, Place::Memory(_))
+}
+
+impl Cpu<'_> {
+    /// The operand that ModRM's rm field names.
+    pub(super) fn rm(&self, size: u8, write: bool) -> Result<Place, Stop> {
+        match &self.instruction.memory {
+            Some(memory) => {
+                let linear = self.linear(self.offset(memory), size, write)?;
+                Ok(Place::Memory(linear))
+            }
+            None => Ok(Place::Register(self.instruction.rm)),
+        }
+    }
+
+    pub(super) fn reg(&self) -> Place {
+        Place::Register(self.instruction.reg)
+    }
+
+    /// The target is the rm operand.
+    pub(super) fn to_rm(&self, op: Op, using: Use, source: Place) -> Result<Plan, Stop> {
+        let size = self.instruction.operand_size;
+        let target = self.rm(size, using != Use::Read)?;
+        Ok(same(op, using, target, source, size))
+    }
+
+    /// The target is the reg operand and the source the rm operand.
+    pub(super) fn to_reg(&self, op: Op, using: Use) -> Result<Plan, Stop> {
+        let size = self.instruction.operand_size;
+        Ok(same(op, using, self.reg(), self.rm(size, false)?, size))
+    }
+
+    /// The same with a smaller source.
+    pub(super) fn extend(&self, op: Op, source_size: u8) -> Result<Plan, Stop> {
+        let target_size = self.instruction.operand_size;
+        Ok(Plan {
+            op,
+            source: self.rm(source_size, false)?,
+            source_size,
+            target: self.reg(),
+            target_size,
+            using: Use::Write,
+        })
+    }
+
+    /// The target is memory only, not a register.
+    pub(super) fn only_memory(&self) -> Result<(), Stop> {
+        if self.instruction.memory.is_none() {
+            return Err(Stop::Exception(Exception::invalid_opcode()));
+        }
+        Ok(())
+    }
+
+    fn push_plan(&mut self, op: Op, source: Place) -> Result<Plan, Stop> {
+        let size = self.instruction.operand_size;
+        let target = Place::Memory(self.push(size)?);
+        Ok(same(op, Use::Write, target, source, size))
+    }
+}
+
+/// Both operands have one size.
+pub(super) fn same(op: Op, using: Use, target: Place, source: Place, size: u8) -> Plan {
+    Plan {
+        op,
+        source,
+        source_size: size,
+        target,
+        target_size: size,
+        using,
+    }
+}
+
+/// Nothing to do.
+pub(super) fn nothing() -> Plan {
+    same(Op::Nothing, Use::Read, Place::None, Place::None, 1)
+}
+
+fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
+    let instruction = cpu.instruction;
+    let opcode = instruction.opcode;
+    let size = instruction.operand_size;
+    let immediate = Place::Immediate(instruction.immediate);
+    let accumulator = Place::Register(AX);
+    match opcode {
+        0x00..=0x3f => {
+            let alu = Alu::from_number(opcode >> 3);
+            let using = if alu == Alu::Cmp {
+                Use::Read
+            } else {
+                Use::Modify
+            };
+            match opcode & 7 {
+                0 | 1 => cpu.to_rm(Op::Alu(alu), using, cpu.reg()),
+                2 | 3 => cpu.to_reg(Op::Alu(alu), using),
+                4 | 5 => Ok(same(Op::Alu(alu), using, accumulator, immediate, size)),
+                _ => Err(Stop::Unsupported),
+            }
+        }
+        0x40..=0x4f => {
+            let op = if opcode & 8 == 0 { Op::Inc } else { Op::Dec };
+            let target = Place::Register(opcode & 7);
+            Ok(same(op, Use::Modify, target, Place::None, size))
+        }
+        0x50..=0x57 => {
+            // PUSH of the stack pointer pushes its old value.
+            let value = cpu.register(instruction.reg, size);
+            cpu.push_plan(Op::Move, Place::Immediate(value))
+        }
+        0x58..=0x5f => {
+            let source = Place::Memory(cpu.pop(size, 0)?);
+            Ok(same(Op::Move, Use::Write, cpu.reg(), source, size))
+        }
+        0x63 if cpu.long => cpu.extend(Op::MoveSigned, size.min(4)),
+        0x68 | 0x6a => cpu.push_plan(Op::Move, immediate),
+        0x69 | 0x6b => cpu.to_reg(Op::MultiplySigned { immediate: true }, Use::Write),
+        0x80..=0x83 => {
+            let alu = Alu::from_number(instruction.extension());
+            let using = if alu == Alu::Cmp {
+                Use::Read
+            } else {
+                Use::Modify
+            };
+            cpu.to_rm(Op::Alu(alu), using, immediate)
+        }
+        0x84 | 0x85 => cpu.to_rm(Op::Test, Use::Read, cpu.reg()),
+        0x86 | 0x87 => cpu.to_rm(Op::Exchange, Use::Modify, cpu.reg()),
+        0x88 | 0x89 => cpu.to_rm(Op::Move, Use::Write, cpu.reg()),
+        0x8a | 0x8b => cpu.to_reg(Op::Move, Use::Write),
+        0x8d => {
+            cpu.only_memory()?;
+            let offset = instruction.memory.map_or(0, |memory| cpu.offset(&memory));
+            let source = Place::Immediate(offset);
+            Ok(same(Op::Move, Use::Write, cpu.reg(), source, size))
+        }
+        0x8f if instruction.extension() == 0 => {
+            let source = Place::Memory(cpu.pop(size, 0)?);
+            cpu.to_rm(Op::Move, Use::Write, source)
+        }
+        0x90 if instruction.reg == 0 => Ok(nothing()),
+        0x90..=0x97 => Ok(same(
+            Op::Exchange,
+            Use::Modify,
+            cpu.reg(),
+            accumulator,
+            size,
+        )),
+        0x9c if cpu.may_push_flags() => {
+            let hidden = Rflags::RF.bits() | Rflags::VM.bits();
+            let value = cpu.regs.rflags & !hidden;
+            cpu.push_plan(Op::Move, Place::Immediate(value))
+        }
+        0xa0 | 0xa1 => {
+            let source = cpu.rm(size, false)?;
+            Ok(same(Op::Move, Use::Write, accumulator, source, size))
+        }
+        0xa2 | 0xa3 => cpu.to_rm(Op::Move, Use::Write, accumulator),
+        0xa8 | 0xa9 => Ok(same(Op::Test, Use::Read, accumulator, immediate, size)),
+        0xb0..=0xbf => Ok(same(Op::Move, Use::Write, cpu.reg(), immediate, size)),
+        0xc0 | 0xc1 | 0xd0..=0xd3 => {
+            let count = match opcode {
+                0xc0 | 0xc1 => instruction.immediate,
+                0xd0 | 0xd1 => 1,
+                _ => cpu.register(CX, 1),
+            };
+            let op = Op::Shift(instruction.extension());
+            cpu.to_rm(op, Use::Modify, Place::Immediate(count))
+        }
+        0xc2 | 0xc3 => {
+            let source = Place::Memory(cpu.pop(size, instruction.immediate)?);
+            Ok(same(Op::Jump, Use::Read, Place::None, source, size))
+        }
+        0xc6 | 0xc7 if instruction.extension() == 0 => cpu.to_rm(Op::Move, Use::Write, immediate),
+        0xe4..=0xe7 | 0xec..=0xef => {
+            let size = size.min(4);
+            let port = match opcode & 8 {
+                0 => (instruction.immediate & 0xff) as u16,
+                _ => cpu.register(Regs::RDX as u8, 2) as u16,
+            };
+            let (target, source) = match opcode & 2 {
+                0 => (accumulator, Place::Port(port)),
+                _ => (Place::Port(port), accumulator),
+            };
+            Ok(same(Op::Move, Use::Write, target, source, size))
+        }
+        0xe8 => {
+            let to = cpu.next.wrapping_add(instruction.immediate);
+            cpu.push_plan(Op::Call, Place::Immediate(to))
+        }
+        0xf6 | 0xf7 => group_3(cpu),
+        0xfe | 0xff => group_5(cpu),
+        _ => Err(Stop::Unsupported),
+    }
+}
+
+fn group_3(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
+    let size = cpu.instruction.operand_size;
+    let source = |op| {
+        let source = cpu.rm(size, false)?;
+        Ok(same(op, Use::Read, Place::None, source, size))
+    };
+    match cpu.instruction.extension() {
+        0 | 1 => {
+            let immediate = Place::Immediate(cpu.instruction.immediate);
+            cpu.to_rm(Op::Test, Use::Read, immediate)
+        }
+        2 => cpu.to_rm(Op::Not, Use::Modify, Place::None),
+        3 => cpu.to_rm(Op::Neg, Use::Modify, Place::None),
+        4 => source(Op::Multiply { signed: false }),
+        5 => source(Op::Multiply { signed: true }),
+        6 => source(Op::Divide { signed: false }),
+        _ => source(Op::Divide { signed: true }),
+    }
+}
+
+fn group_5(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
+    let instruction = cpu.instruction;
+    let size = instruction.operand_size;
+    match (instruction.extension(), instruction.opcode) {
+        (0, _) => cpu.to_rm(Op::Inc, Use::Modify, Place::None),
+        (1, _) => cpu.to_rm(Op::Dec, Use::Modify, Place::None),
+        (2, 0xff) => {
+            let source = cpu.rm(size, false)?;
+            cpu.push_plan(Op::Call, source)
+        }
+        (4, 0xff) => {
+            let source = cpu.rm(size, false)?;
+            Ok(same(Op::Jump, Use::Read, Place::None, source, size))
+        }
+        (6, 0xff) => {
+            let source = cpu.rm(size, false)?;
+            let source = match source {
+                Place::Register(number) => Place::Immediate(cpu.register(number, size)),
+                other => other,
+            };
+            cpu.push_plan(Op::Move, source)
+        }
+        (7, _) | (2.., 0xfe) => Err(Stop::Exception(Exception::invalid_opcode())),
+        _ => Err(Stop::Unsupported),
+    }
+}
+
+fn secondary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
+    let instruction = cpu.instruction;
+    let repeat = instruction.has(Prefixes::REP);
+    let plain = !repeat && !instruction.has(Prefixes::REPNE);
+    let immediate = Place::Immediate(instruction.immediate);
+    match instruction.opcode {
+        // Hints have no operand to look at.
+        0x0d | 0x18..=0x1f => Ok(nothing()),
+        // CLFLUSH, CLFLUSHOPT and CLWB.
+        0xae if instruction.memory.is_some() && plain && instruction.extension() >= 6 => {
+            let operand = instruction.has(Prefixes::OPERAND);
+            if instruction.extension() == 6 && !operand {
+                return Err(Stop::Unsupported);
+            }
+            cpu.rm(1, false)?;
+            Ok(nothing())
+        }
+        0x40..=0x4f => cpu.to_reg(Op::ConditionalMove, Use::Modify),
+        0x90..=0x9f => cpu.to_rm(Op::Set, Use::Write, Place::None),
+        0xa3 => bit(cpu, 0),
+        0xab => bit(cpu, 1),
+        0xb3 => bit(cpu, 2),
+        0xbb => bit(cpu, 3),
+        0xba if instruction.extension() >= 4 => {
+            let number = instruction.extension() & 3;
+            let using = if number == 0 { Use::Read } else { Use::Modify };
+            cpu.to_rm(Op::Bit(number), using, immediate)
+        }
+        0xa4 | 0xa5 | 0xac | 0xad => {
+            let right = instruction.opcode & 8 != 0;
+            cpu.to_rm(Op::ShiftDouble { right }, Use::Modify, cpu.reg())
+        }
+        0xaf => cpu.to_reg(Op::MultiplySigned { immediate: false }, Use::Modify),
+        0xb0 | 0xb1 => cpu.to_rm(Op::CompareExchange, Use::Modify, cpu.reg()),
+        0xb6 => cpu.extend(Op::Move, 1),
+        0xb7 => cpu.extend(Op::Move, 2),
+        0xbe => cpu.extend(Op::MoveSigned, 1),
+        0xbf => cpu.extend(Op::MoveSigned, 2),
+        0xb8 if repeat => {
+            if !cpu.has_feature {
+                return Err(Stop::Exception(Exception::invalid_opcode()));
+            }
+            cpu.to_reg(Op::PopCount, Use::Write)
+        }
+        0xbc if repeat && cpu.has_feature => cpu.to_reg(Op::TrailingZeros, Use::Write),
+        0xbd if repeat && cpu.has_feature => cpu.to_reg(Op::LeadingZeros, Use::Write),
+        0xbc => cpu.to_reg(Op::BitScan { reverse: false }, Use::Write),
+        0xbd => cpu.to_reg(Op::BitScan { reverse: true }, Use::Write),
+        0xc0 | 0xc1 => cpu.to_rm(Op::ExchangeAdd, Use::Modify, cpu.reg()),
+        0xc3 if plain => {
+            cpu.only_memory()?;
+            cpu.to_rm(Op::Move, Use::Write, cpu.reg())
+        }
+        0xc7 if instruction.extension() == 1 && instruction.memory.is_some() => {
+            let size = if instruction.operand_size == 8 { 16 } else { 8 };
+            let target = cpu.rm(size, true)?;
+            if let (16, Place::Memory(linear)) = (size, target)
+                && linear % 16 != 0
+            {
+                return Err(cpu.fault(Exception::GP));
+            }
+            Ok(same(
+                Op::CompareExchangePair,
+                Use::Modify,
+                target,
+                Place::None,
+                size,
+            ))
+        }
+        _ => super::operation_more::vector(cpu),
+    }
+}
+
+/// A bit whose number is in a register: in memory it counts from the operand's address on, in both
+/// directions.
+fn bit(cpu: &mut Cpu<'_>, number: u8) -> Result<Plan, Stop> {
+    let instruction = cpu.instruction;
+    let size = instruction.operand_size;
+    let using = if number == 0 { Use::Read } else { Use::Modify };
+    let bit = cpu.register(instruction.reg, size);
+    let target = match &instruction.memory {
+        None => Place::Register(instruction.rm),
+        Some(memory) => {
+            let bits = u64::from(size) * 8;
+            let whole = (sign_extend(bit, size) as i64).div_euclid(bits.cast_signed());
+            let distance = whole.cast_unsigned().wrapping_mul(u64::from(size));
+            let offset = cpu.offset_by(memory, distance);
+            Place::Memory(cpu.linear(offset, size, using != Use::Read)?)
+        }
+    };
+    Ok(same(
+        Op::Bit(number),
+        using,
+        target,
+        Place::Immediate(bit),
+        size,
+    ))
+}
+
+/// One iteration of a string instruction.
+pub(super) fn string(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
+    let instruction = cpu.instruction;
+    let address_size = instruction.address_size;
+    let size = match instruction.opcode {
+        0x6c..=0x6f => instruction.operand_size.min(4),
+        _ => instruction.operand_size,
+    };
+    let from = |write| -> Result<Place, Stop> {
+        let offset = cpu.register(Regs::RSI as u8, address_size);
+        Ok(Place::Memory(cpu.linear(offset, size, write)?))
+    };
+    let to = |write| -> Result<Place, Stop> {
+        let offset = cpu.register(Regs::RDI as u8, address_size);
+        Ok(Place::Memory(cpu.linear_extra(offset, size, write)?))
+    };
+    let accumulator = Place::Register(AX);
+    let port = Place::Port(cpu.register(Regs::RDX as u8, 2) as u16);
+    let (op, using, source, target) = match instruction.opcode {
+        0x6c | 0x6d => (Op::Move, Use::Write, port, to(true)?),
+        0x6e | 0x6f => (Op::Move, Use::Write, from(false)?, port),
+        0xa4 | 0xa5 => (Op::Move, Use::Write, from(false)?, to(true)?),
+        // The first operand is the source: what is subtracted from.
+        0xa6 | 0xa7 => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, from(false)?),
+        0xaa | 0xab => (Op::Move, Use::Write, accumulator, to(true)?),
+        0xac | 0xad => (Op::Move, Use::Write, from(false)?, accumulator),
+        0xae | 0xaf => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, accumulator),
+        _ => return Err(Stop::Unsupported),
+    };
+    if instruction.has(Prefixes::LOCK) {
+        return Err(Stop::Exception(Exception::invalid_opcode()));
+    }
+    Ok(same(op, using, target, source, size))
+}

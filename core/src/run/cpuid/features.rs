@@ -1,0 +1,108 @@
+//! What a CPUID table says about the rest of the CPU.
+use waterbear_hal::Hal;
+
+use super::supported::{HostCpuid, leaf};
+use super::{EXTENDED, Table};
+use crate::arch::{Cr4, Efer};
+
+/// What a CPU has, as far as the run loop asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// The bits of CR4 that may be set.
+    pub cr4: Cr4,
+    /// The bits of EFER that may be set.
+    pub efer: Efer,
+    /// The bits of XCR0 that may be set; 0 without XSAVE.
+    pub xcr0: u64,
+    /// How wide a physical address is, in bits.
+    pub physical_bits: u32,
+    /// IA32_TSC_AUX: RDTSCP or RDPID.
+    pub tsc_aux: bool,
+    /// IA32_TSC_ADJUST.
+    pub tsc_adjust: bool,
+    /// IA32_ARCH_CAPABILITIES.
+    pub arch_capabilities: bool,
+}
+
+/// What every CPU that can host guests has.
+const CR4_ALWAYS: Cr4 = Cr4::VME
+    .union(Cr4::PVI)
+    .union(Cr4::TSD)
+    .union(Cr4::DE)
+    .union(Cr4::PSE)
+    .union(Cr4::PAE)
+    .union(Cr4::MCE)
+    .union(Cr4::PGE)
+    .union(Cr4::PCE)
+    .union(Cr4::OSFXSR)
+    .union(Cr4::OSXMMEXCPT);
+
+impl Features {
+    /// Those of a guest's table.
+    pub fn of<H: Hal>(table: &Table<H>) -> Self {
+        Self::read(&|function, index| table.answer(function, index))
+    }
+
+    /// Those that this machine can give a guest.
+    pub fn of_host(host: &HostCpuid<'_>) -> Self {
+        Self::read(&|function, index| leaf(host, function, index))
+    }
+
+    /// Those that both have.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            cr4: self.cr4 & other.cr4,
+            efer: self.efer & other.efer,
+            xcr0: self.xcr0 & other.xcr0,
+            physical_bits: self.physical_bits.min(other.physical_bits),
+            tsc_aux: self.tsc_aux && other.tsc_aux,
+            tsc_adjust: self.tsc_adjust && other.tsc_adjust,
+            arch_capabilities: self.arch_capabilities && other.arch_capabilities,
+        }
+    }
+
+    /// The bits of a physical address that must be zero.
+    pub fn reserved_address_bits(&self) -> u64 {
+        u64::MAX.checked_shl(self.physical_bits).unwrap_or(0)
+    }
+
+    fn read(ask: &dyn Fn(u32, u32) -> [u32; 4]) -> Self {
+        let [_, _, basic_c, basic_d] = ask(1, 0);
+        let [_, seven_b, seven_c, seven_d] = ask(7, 0);
+        let [_, _, _, extended_d] = ask(EXTENDED | 1, 0);
+        let has = |register: u32, bit: u32| register >> bit & 1 != 0;
+        let mut cr4 = CR4_ALWAYS;
+        let optional = [
+            (Cr4::PCIDE, has(basic_c, 17)),
+            (Cr4::OSXSAVE, has(basic_c, 26)),
+            (Cr4::FSGSBASE, has(seven_b, 0)),
+            (Cr4::SMEP, has(seven_b, 7)),
+            (Cr4::SMAP, has(seven_b, 20)),
+            (Cr4::UMIP, has(seven_c, 2)),
+        ];
+        for (bit, present) in optional {
+            cr4.set(bit, present);
+        }
+        let mut efer = Efer::SCE;
+        efer.set(Efer::NXE, has(extended_d, 20));
+        efer.set(Efer::FFXSR, has(extended_d, 25));
+        efer.set(Efer::LME | Efer::LMA, has(extended_d, 29));
+        let [low, _, _, high] = ask(0xd, 0);
+        let xcr0 = u64::from(high) << 32 | u64::from(low);
+        let physical_bits = match ask(EXTENDED | 8, 0)[0] & 0xff {
+            // Processors that do not say have 36 with PAE.
+            0 if has(basic_d, 6) => 36,
+            0 => 32,
+            bits => bits.min(52),
+        };
+        Self {
+            cr4,
+            efer,
+            xcr0: if has(basic_c, 26) { xcr0 } else { 0 },
+            physical_bits,
+            tsc_aux: has(extended_d, 27) || has(seven_c, 22),
+            tsc_adjust: has(seven_b, 1),
+            arch_capabilities: has(seven_d, 29),
+        }
+    }
+}

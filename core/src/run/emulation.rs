@@ -1,0 +1,311 @@
+//! Instructions that are executed here: accesses to devices, string accesses to ports, and
+//! accesses to memory that the guest's CPU may not write by itself.
+//!
+//! A device answers outside the kernel. The instruction stops there, and is executed again from
+//! its beginning when the answer has come; what it has asked before is not asked again. What it
+//! writes to devices goes out after it has happened.
+use waterbear_hal::{Gpa, Hal, Width};
+
+use super::exit::Step;
+use super::fetch::Code;
+use super::leave::Leave;
+use super::{GuestCpu, Pending};
+use crate::arch::{Cr0, Cr4, Efer, Rflags, Segment, SegmentName};
+use crate::emulate::{
+    Access, Done, Feature, Fragment, Instruction, Machine, Stop, Target, execute, pieces,
+};
+use crate::paging::{self, Access as Wanted, Failure, Kind, Registers};
+use crate::regs::Regs;
+use crate::vendor::Vendor;
+use crate::vm::{GuestTables, Vm};
+use crate::{Error, MemoryError};
+
+/// How often an instruction that meets changes is executed again before the guest tries it.
+const ATTEMPTS: u32 = 8;
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// Executes the instruction at RIP.
+    pub(super) fn emulate(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Step, Error> {
+        // What was read or written is not an operand: an event was being delivered.
+        if self.events.again.is_some() {
+            return Ok(self.emulation_failed(&Code::default()));
+        }
+        match self.instruction(vm, vendor) {
+            Ok((instruction, code)) => {
+                self.devices.finish();
+                self.perform(vm, vendor, instruction, code)
+            }
+            Err(why) => self.without_instruction(why),
+        }
+    }
+
+    /// Executes an instruction as far as the devices have answered.
+    pub(super) fn perform(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        instruction: Instruction,
+        code: Code,
+    ) -> Result<Step, Error> {
+        let steps = vendor.regs(self.runner.state()).rflags & Rflags::TF.bits() != 0;
+        let registers = self.paging(vm, vendor);
+        let mut result = Err(Stop::Retry);
+        for _ in 0..ATTEMPTS {
+            self.devices.begin();
+            let mut machine = InKernel {
+                cpu: self,
+                vm,
+                vendor,
+                registers,
+            };
+            result = execute(&instruction, &mut machine);
+            if result != Err(Stop::Retry) {
+                break;
+            }
+        }
+        if result == Err(Stop::Device)
+            && let Some(question) = self.devices.question()
+        {
+            self.pending = Pending::Read;
+            self.emulated = Some((instruction, code));
+            return Ok(self.ask_device(question, false));
+        }
+        self.devices.finish();
+        match result {
+            Ok(Done::Retired | Done::Repeats) => {
+                self.retired(vendor, steps);
+                Ok(self.tell_devices())
+            }
+            Err(Stop::Exception(exception)) => {
+                self.events.raise(exception);
+                Ok(Step::Resume)
+            }
+            Err(Stop::Retry) => Ok(Step::Resume),
+            Err(Stop::Unsupported | Stop::Device) => Ok(self.emulation_failed(&code)),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    /// The device has answered.
+    pub(super) fn complete_read(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Step, Error> {
+        let data = self.data.get(..self.len).unwrap_or_default();
+        self.devices.answer(data);
+        match self.emulated.take() {
+            Some((instruction, code)) => self.perform(vm, vendor, instruction, code),
+            None => Ok(Step::Resume),
+        }
+    }
+
+    /// What the instruction writes to devices goes out, one access at a time.
+    pub(super) fn tell_devices(&mut self) -> Step {
+        match self.devices.take_write() {
+            None => Step::Resume,
+            Some(write) => {
+                self.pending = Pending::Write;
+                self.ask_device(write, true)
+            }
+        }
+    }
+
+    fn ask_device(&mut self, fragment: Fragment, write: bool) -> Step {
+        let size = fragment.length;
+        self.len = usize::from(size);
+        self.put_data(&fragment.data);
+        Step::Leave(match fragment.target {
+            Target::Memory(gpa) => Leave::Mmio {
+                gpa: Gpa(gpa),
+                size,
+                write,
+            },
+            Target::Port(port) => Leave::Io {
+                port,
+                size,
+                input: !write,
+                count: 1,
+            },
+        })
+    }
+}
+
+/// A part of an operand, in one page.
+#[derive(Clone, Copy)]
+struct Part {
+    gpa: Gpa,
+    /// Its first byte in the operand, and the one behind its last.
+    start: usize,
+    end: usize,
+}
+
+/// The guest's CPU and memory, for one instruction.
+struct InKernel<'a, H: Hal, V: Vendor> {
+    cpu: &'a mut GuestCpu<H, V>,
+    vm: &'a Vm<H>,
+    vendor: &'a V,
+    /// What decides translations; no instruction that is executed here changes it.
+    registers: Registers,
+}
+
+impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
+    fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
+        let space = self.cpu.mmu.space();
+        let mut tables = GuestTables { vm: self.vm, space };
+        match paging::translate(&self.registers, &mut tables, linear, wanted) {
+            Ok(translation) => Ok(translation.gpa),
+            Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),
+            Err(Failure::Host(Error::Again)) => Err(Stop::Retry),
+            Err(Failure::Host(error)) => Err(Stop::Failed(error)),
+            Err(Failure::NoMemory(_)) => Err(Stop::Unsupported),
+        }
+    }
+
+    /// The parts of an operand, each with where it is: all of them may be accessed.
+    fn parts(
+        &mut self,
+        linear: u64,
+        len: usize,
+        wanted: Wanted,
+    ) -> Result<[Option<Part>; 2], Stop> {
+        let long = self.registers.efer.contains(Efer::LMA);
+        let (first, second) = pieces(linear, len, long);
+        let mut parts = [None; 2];
+        for (part, piece) in parts.iter_mut().zip([Some(first), second]) {
+            if let Some(piece) = piece {
+                *part = Some(Part {
+                    gpa: self.gpa(piece.linear, wanted)?,
+                    start: piece.start,
+                    end: piece.end,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    fn wanted(&mut self, kind: Kind) -> Wanted {
+        Wanted::at(self.vendor.cpl(self.cpu.runner.state()), kind)
+    }
+}
+
+impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
+    fn regs(&mut self) -> &mut Regs {
+        self.vendor.regs(self.cpu.runner.state())
+    }
+
+    fn segment(&mut self, name: SegmentName) -> Segment {
+        self.vendor.segment(self.cpu.runner.state(), name)
+    }
+
+    fn cr0(&mut self) -> Cr0 {
+        self.registers.cr0
+    }
+
+    fn cr4(&mut self) -> Cr4 {
+        self.registers.cr4
+    }
+
+    fn efer(&mut self) -> Efer {
+        self.registers.efer
+    }
+
+    fn cpl(&mut self) -> u8 {
+        self.vendor.cpl(self.cpu.runner.state())
+    }
+
+    fn read(&mut self, linear: u64, data: &mut [u8], access: Access) -> Result<(), Stop> {
+        let wanted = match access {
+            Access::Read => self.wanted(Kind::Read),
+            Access::Modify | Access::Probe => self.wanted(Kind::Write),
+            Access::System => Wanted::implicit(Kind::Read),
+        };
+        let parts = self.parts(linear, data.len(), wanted)?;
+        if access == Access::Probe {
+            return Ok(());
+        }
+        for Part { gpa, start, end } in parts.into_iter().flatten() {
+            let part = data.get_mut(start..end).unwrap_or_default();
+            match self.vm.read_guest(self.cpu.mmu.space(), gpa, part) {
+                Ok(()) => {}
+                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
+                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
+                    self.cpu.devices.read(Target::Memory(gpa.0), part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
+        let wanted = self.wanted(Kind::Write);
+        let parts = self.parts(linear, data.len(), wanted)?;
+        for Part { gpa, start, end } in parts.into_iter().flatten() {
+            let part = data.get(start..end).unwrap_or_default();
+            match self.vm.write_guest(self.cpu.mmu.space(), gpa, part) {
+                Ok(()) => {}
+                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
+                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
+                    self.cpu.devices.write(Target::Memory(gpa.0), part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_exchange(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
+        let aligned = Width::new(new.len()).filter(|w| linear.is_multiple_of(w.bytes() as u64));
+        let Some(width) = aligned else {
+            return self.write(linear, new).map(|()| true);
+        };
+        let wanted = self.wanted(Kind::Write);
+        let gpa = self.gpa(linear, wanted)?;
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            for (to, &from) in word.iter_mut().zip(bytes) {
+                *to = from;
+            }
+            u64::from_le_bytes(word)
+        };
+        let (before, after) = (word(old), word(new));
+        let space = self.cpu.mmu.space();
+        match self
+            .vm
+            .compare_exchange_guest(space, gpa, width, before, after)
+        {
+            Ok(seen) => Ok(seen == before),
+            Err(MemoryError::Host(Error::Again)) => Err(Stop::Retry),
+            Err(MemoryError::Host(error)) => Err(Stop::Failed(error)),
+            Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
+                self.cpu.devices.write(Target::Memory(gpa.0), new)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn port_in(&mut self, port: u16, data: &mut [u8]) -> Result<(), Stop> {
+        self.cpu.devices.read(Target::Port(port), data)
+    }
+
+    fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
+        self.cpu.devices.write(Target::Port(port), data)
+    }
+
+    fn again(&mut self) -> bool {
+        let steps = self.vendor.regs(self.cpu.runner.state()).rflags & Rflags::TF.bits() != 0;
+        let cpu_is_idle = self.cpu.devices.is_idle() && self.cpu.events.idle();
+        let host = &self.cpu.hal;
+        cpu_is_idle && !steps && !host.signal_pending() && !host.should_yield()
+    }
+
+    fn has(&mut self, feature: Feature) -> bool {
+        let (function, register, bit) = match feature {
+            Feature::Movbe => (1, 2, 22),
+            Feature::Popcnt => (1, 2, 23),
+            Feature::Lzcnt => (0x8000_0001, 2, 5),
+            Feature::Tzcnt => (7, 1, 3),
+        };
+        let answer = self.cpu.cpuid.answer(function, 0);
+        answer
+            .get(register)
+            .is_some_and(|word| word >> bit & 1 != 0)
+    }
+}

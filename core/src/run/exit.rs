@@ -1,0 +1,397 @@
+//! What is done about each exit.
+use waterbear_hal::Hal;
+
+use super::control::{Done, GP};
+use super::debug::DR6_BS;
+use super::fetch::NoInstruction;
+use super::leave::Leave;
+use super::msr::By;
+use super::{GuestCpu, Pending};
+use crate::Error;
+use crate::arch::{Cr4, Event, Exception, Rflags, Shadow};
+use crate::emulate::Map;
+use crate::exit::{ControlExit, DebugExit, Exit};
+use crate::regs::Regs;
+use crate::vendor::Vendor;
+use crate::vm::{Outcome, Vm};
+
+/// What comes after an exit.
+pub(super) enum Step {
+    /// The guest runs again.
+    Resume,
+    /// The owner acts.
+    Leave(Leave),
+}
+
+/// Where the operand of a MOV to or from a control or debug register is.
+const MOVES: core::ops::RangeInclusive<u8> = 0x20..=0x23;
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// Finishes what the last leave left open.
+    pub(super) fn complete(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Option<Leave>, Error> {
+        let step = match core::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Nothing => Step::Resume,
+            Pending::Out { length } => {
+                self.skip(vendor, length);
+                Step::Resume
+            }
+            Pending::In { size, length } => {
+                self.complete_in(vendor, size);
+                self.skip(vendor, length);
+                Step::Resume
+            }
+            Pending::Read => self.complete_read(vm, vendor)?,
+            Pending::Write => self.tell_devices(),
+        };
+        match step {
+            Step::Resume => Ok(None),
+            Step::Leave(leave) => Ok(Some(leave)),
+        }
+    }
+
+    /// Goes on behind an instruction of this length, as hardware does at its end.
+    pub(super) fn skip(&mut self, vendor: &V, length: u8) {
+        let state = self.runner.state();
+        let regs = vendor.regs(state);
+        let old = regs.rip;
+        let new = old.wrapping_add(u64::from(length));
+        let steps = regs.rflags & Rflags::TF.bits() != 0;
+        regs.rip = new;
+        regs.rflags &= !Rflags::RF.bits();
+        // Only 64-bit code is there, or gets there.
+        if (old ^ new) >> 32 != 0 && !self.in_64_bit_code(vendor) {
+            vendor.regs(self.runner.state()).rip = new & 0xffff_ffff;
+        }
+        self.retired(vendor, steps);
+    }
+
+    /// An instruction has happened; RFLAGS.TF was on before it if it `steps`.
+    pub(super) fn retired(&mut self, vendor: &V, steps: bool) {
+        let state = self.runner.state();
+        let shadow = vendor.shadow(state);
+        if shadow.intersects(Shadow::STI | Shadow::MOV_SS) {
+            vendor.set_shadow(state, shadow & Shadow::NMI);
+        }
+        if steps {
+            self.events.raise(Exception {
+                payload: DR6_BS,
+                ..Exception::plain(Exception::DB)
+            });
+        }
+    }
+
+    /// Handles an exit.
+    pub(super) fn handle(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
+        match exit {
+            Exit::Fault { gpa, access } => {
+                let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
+                self.after_fault(vm, vendor, outcome)
+            }
+            Exit::Mmio { gpa, access } => {
+                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
+                self.after_fault(vm, vendor, outcome)
+            }
+            // The host takes it, and the next attempt sees what it left.
+            Exit::Interrupt => Ok(Step::Resume),
+            // Windows are asked for anew before each entry, and what waits is looked at there.
+            Exit::InterruptWindow | Exit::NmiWindow => {
+                self.asked = true;
+                Ok(Step::Resume)
+            }
+            Exit::Forbidden => {
+                self.events.raise(Exception::invalid_opcode());
+                Ok(Step::Resume)
+            }
+            Exit::Exception(exception) => self.reflect(vm, vendor, exception),
+            Exit::Shutdown => Ok(Step::Leave(Leave::Shutdown)),
+            Exit::Refused(code) => Ok(Step::Leave(Leave::EntryFailed(code))),
+            Exit::Unknown(code) => Ok(Step::Leave(Leave::Unknown(code))),
+            Exit::DirtyLogFull => Ok(Step::Leave(Leave::Unknown(u64::MAX))),
+            Exit::TaskSwitch { .. } => Ok(self.emulation_failed(&Default::default())),
+            Exit::Io(io) if io.string => self.emulate(vm, vendor),
+            _ => self.instruction_exit(vm, vendor, exit),
+        }
+    }
+
+    /// An instruction left the guest, and is finished here or by the owner.
+    #[inline]
+    fn instruction_exit(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
+        let length = match self.length(vm, vendor) {
+            Ok(length) => length,
+            Err(why) => return self.without_instruction(why),
+        };
+        let mut leave = None;
+        let done = match exit {
+            Exit::Cpuid => {
+                self.execute_cpuid(vendor);
+                Ok(())
+            }
+            Exit::ReadMsr => self.execute_rdmsr(vendor),
+            Exit::WriteMsr => self.execute_wrmsr(vendor),
+            Exit::Io(io) => return Ok(self.port(vendor, io, length)),
+            Exit::Halt => {
+                leave = Some(Leave::Halted);
+                self.privileged(vendor)
+            }
+            Exit::Pause => {
+                self.hal.yield_now();
+                Ok(())
+            }
+            // No device of the host's writes past the caches into this guest.
+            Exit::Invd | Exit::Wbinvd => self.privileged(vendor),
+            Exit::Hypercall => {
+                self.hypercall(vendor);
+                Ok(())
+            }
+            Exit::SetXcr => self.set_extended_control(vendor),
+            Exit::Control(control) => {
+                let before = self.cr8();
+                match self.control(vm, vendor, control) {
+                    Ok(done) => {
+                        if self.cr8() < before {
+                            leave = Some(Leave::TaskPriority);
+                        }
+                        done
+                    }
+                    Err(why) => return self.without_instruction(why),
+                }
+            }
+            Exit::Debug(debug) => match self.debug(vm, vendor, debug) {
+                Ok(done) => done,
+                Err(why) => return self.without_instruction(why),
+            },
+            _ => return Ok(Step::Leave(Leave::Unknown(u64::MAX))),
+        };
+        match done {
+            Ok(()) => {
+                self.skip(vendor, length);
+                Ok(leave.map_or(Step::Resume, Step::Leave))
+            }
+            Err(exception) => {
+                self.events.raise(exception);
+                Ok(Step::Resume)
+            }
+        }
+    }
+
+    /// #GP but at privilege level 0.
+    fn privileged(&mut self, vendor: &V) -> Done {
+        match vendor.cpl(self.runner.state()) {
+            0 => Ok(()),
+            _ => Err(GP),
+        }
+    }
+
+    #[inline]
+    fn execute_cpuid(&mut self, vendor: &V) {
+        let state = self.runner.state();
+        let regs = vendor.regs(state);
+        let (function, index) = (regs.eax(), regs.ecx());
+        let mut answer = self.cpuid.ask(function, index);
+        if matches!(function, 1 | 7 | 0xd) {
+            self.amend(vendor, function, index, &mut answer);
+        }
+        let regs = vendor.regs(self.runner.state());
+        for (register, value) in [Regs::RAX, Regs::RBX, Regs::RCX, Regs::RDX]
+            .into_iter()
+            .zip(answer)
+        {
+            if let Some(register) = regs.general.get_mut(register) {
+                *register = value.into();
+            }
+        }
+    }
+
+    /// The bits of an answer that follow other registers.
+    fn amend(&mut self, vendor: &V, function: u32, index: u32, answer: &mut [u32; 4]) {
+        const OSXSAVE: u32 = 1 << 27;
+        const OSPKE: u32 = 1 << 4;
+        const APIC: u32 = 1 << 9;
+        const APIC_ENABLED: u64 = 1 << 11;
+        let [_, b, c, d] = answer;
+        let follow = |word: &mut u32, bit: u32, on: bool| {
+            *word = if on { *word | bit } else { *word & !bit };
+        };
+        match (function, index) {
+            (1, _) => {
+                follow(c, OSXSAVE, self.cr4(vendor).contains(Cr4::OSXSAVE));
+                if self.kept.apic_base & APIC_ENABLED == 0 {
+                    *d &= !APIC;
+                }
+            }
+            (7, 0) => follow(c, OSPKE, self.cr4(vendor).contains(Cr4::PKE)),
+            (0xd, 0 | 1) if self.features.xcr0 != 0 => {
+                let switched = vendor.switched(self.runner.state());
+                let (xcr0, xss) = (switched.xcr0, switched.xss);
+                *b = match index {
+                    0 => self.cpuid.xsave_size(xcr0, false),
+                    _ => self.cpuid.xsave_size(xcr0 | xss, true),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn execute_rdmsr(&mut self, vendor: &V) -> Done {
+        self.privileged(vendor)?;
+        let index = vendor.regs(self.runner.state()).ecx();
+        let value = self.read_msr(vendor, index, By::Guest).ok_or(GP)?;
+        vendor.regs(self.runner.state()).set_edx_eax(value);
+        Ok(())
+    }
+
+    fn execute_wrmsr(&mut self, vendor: &V) -> Done {
+        self.privileged(vendor)?;
+        let regs = vendor.regs(self.runner.state());
+        let (index, value) = (regs.ecx(), regs.edx_eax());
+        self.write_msr(vendor, index, value, By::Guest).ok_or(GP)
+    }
+
+    /// There are no hypercalls; the error is one that KVM's guests know.
+    fn hypercall(&mut self, vendor: &V) {
+        const ENOSYS: i64 = -1000;
+        const EPERM: i64 = -1;
+        let error = match vendor.cpl(self.runner.state()) {
+            0 => ENOSYS,
+            _ => EPERM,
+        };
+        let long = self.in_64_bit_code(vendor);
+        let value = if long {
+            error as u64
+        } else {
+            u64::from(error as u32)
+        };
+        vendor.regs(self.runner.state()).set(Regs::RAX as u8, value);
+    }
+
+    fn control(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        exit: ControlExit,
+    ) -> Result<Done, NoInstruction> {
+        if let Err(exception) = self.privileged_control(vendor, exit) {
+            return Ok(Err(exception));
+        }
+        Ok(match exit {
+            ControlExit::Write { register, source } => {
+                let source = match source {
+                    Some(source) => source,
+                    None => self.moved(vm, vendor)?,
+                };
+                let value = vendor.regs(self.runner.state()).get(source);
+                let value = self.whole_or_half(vendor, value);
+                self.write_control(vm, vendor, register, value)
+            }
+            ControlExit::Read { register, target } => {
+                let value = match self.read_control(vendor, register) {
+                    Ok(value) => self.whole_or_half(vendor, value),
+                    Err(exception) => return Ok(Err(exception)),
+                };
+                match target {
+                    Some(target) => vendor.regs(self.runner.state()).set(target, value),
+                    None => self.store_control(vm, vendor, value)?,
+                }
+                Ok(())
+            }
+            ControlExit::ClearTs => self.clear_ts(vendor),
+            ControlExit::LoadStatus(Some(value)) => self.load_status(vm, vendor, value),
+            ControlExit::LoadStatus(None) => {
+                let (instruction, code) = self.instruction(vm, vendor)?;
+                let lmsw = instruction.map == Map::Secondary && instruction.opcode == 1;
+                if !lmsw || instruction.memory.is_some() {
+                    return Err(NoInstruction::Unknown(code));
+                }
+                let value = vendor.regs(self.runner.state()).get(instruction.rm);
+                self.load_status(vm, vendor, value as u16)
+            }
+        })
+    }
+
+    /// SMSW is for everyone; the others are not.
+    fn privileged_control(&mut self, vendor: &V, exit: ControlExit) -> Done {
+        match exit {
+            ControlExit::Read {
+                register: 0,
+                target: None,
+            } => Ok(()),
+            _ => self.privileged(vendor),
+        }
+    }
+
+    /// Puts CR0 where a MOV from it, or SMSW, wants it.
+    fn store_control(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Result<(), NoInstruction> {
+        let (instruction, code) = self.instruction(vm, vendor)?;
+        if instruction.memory.is_some() || instruction.map != Map::Secondary {
+            return Err(NoInstruction::Unknown(code));
+        }
+        let regs = vendor.regs(self.runner.state());
+        let old = regs.get(instruction.rm);
+        let value = match (instruction.opcode, instruction.operand_size) {
+            (1, 2) => old & !0xffff | value & 0xffff,
+            (1, 4) => value & 0xffff_ffff,
+            _ => value,
+        };
+        regs.set(instruction.rm, value);
+        Ok(())
+    }
+
+    /// The general register of a MOV to or from a control or debug register.
+    fn moved(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
+        let (instruction, _) = self.instruction(vm, vendor)?;
+        if instruction.map != Map::Secondary || !MOVES.contains(&instruction.opcode) {
+            return Err(NoInstruction::Changed);
+        }
+        Ok(instruction.rm)
+    }
+
+    /// Outside 64-bit mode these instructions move 32 bits.
+    fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
+        if self.in_64_bit_code(vendor) {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
+    }
+
+    fn debug(&mut self, vm: &Vm<H>, vendor: &V, exit: DebugExit) -> Result<Done, NoInstruction> {
+        let general = match exit.general {
+            Some(general) => general,
+            None => self.moved(vm, vendor)?,
+        };
+        if exit.read {
+            return Ok(self.read_debug(vendor, exit.register).map(|value| {
+                let value = self.whole_or_half(vendor, value);
+                vendor.regs(self.runner.state()).set(general, value);
+            }));
+        }
+        let value = vendor.regs(self.runner.state()).get(general);
+        let value = self.whole_or_half(vendor, value);
+        Ok(self.write_debug(vendor, exit.register, value))
+    }
+
+    /// An exception that is intercepted, for reasons that do not concern the guest, is the guest's.
+    fn reflect(&mut self, vm: &Vm<H>, vendor: &V, exception: Exception) -> Result<Step, Error> {
+        match exception.vector {
+            // INT3 and INTO return behind the instruction.
+            vector @ (Exception::BP | Exception::OF) => match self.length(vm, vendor) {
+                Ok(length) => {
+                    self.events.again = Some(Event::SoftException { vector, length });
+                    Ok(Step::Resume)
+                }
+                Err(why) => self.without_instruction(why),
+            },
+            _ => {
+                self.events.raise(exception);
+                Ok(Step::Resume)
+            }
+        }
+    }
+
+    fn after_fault(&mut self, vm: &Vm<H>, vendor: &V, outcome: Outcome) -> Result<Step, Error> {
+        match outcome {
+            Outcome::Resume => Ok(Step::Resume),
+            Outcome::Mmio | Outcome::Emulate => self.emulate(vm, vendor),
+        }
+    }
+}

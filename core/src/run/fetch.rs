@@ -1,0 +1,139 @@
+//! The bytes of the instruction that left the guest, for CPUs that do not tell its length or its
+//! operands.
+use waterbear_hal::Hal;
+
+use super::GuestCpu;
+use super::exit::Step;
+use super::leave::Leave;
+use crate::Error;
+use crate::MemoryError;
+use crate::arch::SegmentName;
+use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
+use crate::paging::{Access, Failure, Kind};
+use crate::vendor::Vendor;
+use crate::vm::Vm;
+
+/// The bytes at RIP, as many as could be had.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Code {
+    bytes: [u8; MAX_LENGTH],
+    len: usize,
+}
+
+impl Code {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Why there is no instruction.
+pub(super) enum NoInstruction {
+    /// What the CPU fetched is no longer there: the guest runs again and sees for itself.
+    Changed,
+    /// The bytes are none that are known.
+    Unknown(Code),
+    /// The host could not.
+    Failed(Error),
+}
+
+impl From<Failure> for NoInstruction {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Host(Error::Again) | Failure::Fault(_) => Self::Changed,
+            Failure::NoMemory(_) => Self::Unknown(Code::default()),
+            Failure::Host(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<MemoryError> for NoInstruction {
+    fn from(error: MemoryError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// The length of the instruction that left the guest, as the CPU tells it or as its bytes do.
+    pub(super) fn length(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
+        match vendor.length(self.runner.state()) {
+            0 => Ok(self.instruction(vm, vendor)?.0.length),
+            length => Ok(length),
+        }
+    }
+
+    /// The instruction that left the guest.
+    #[cold]
+    pub(super) fn instruction(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+    ) -> Result<(Instruction, Code), NoInstruction> {
+        let efer = self.efer(vendor);
+        let state = self.runner.state();
+        let cs = vendor.segment(state, SegmentName::Cs);
+        let size = code_size(efer, &cs);
+        let mut code = Code::default();
+        let fetched = vendor.fetched(state);
+        code.len = fetched.len().min(MAX_LENGTH);
+        for (to, &from) in code.bytes.iter_mut().zip(fetched) {
+            *to = from;
+        }
+        if code.len > 0
+            && let Ok(instruction) = decode(code.bytes(), size)
+        {
+            return Ok((instruction, code));
+        }
+        let rip = vendor.regs(state).rip;
+        let linear = match size {
+            CodeSize::Bits64 => rip,
+            _ => cs.base.wrapping_add(rip) & 0xffff_ffff,
+        };
+        code.len = 0;
+        loop {
+            // As far as this page goes; the next one only if the instruction goes on there.
+            let at = linear.wrapping_add(code.len as u64);
+            let room = (0x1000 - (at & 0xfff)) as usize;
+            let end = MAX_LENGTH.min(code.len + room);
+            let gpa = self.translate(vm, vendor, at, Kind::Fetch)?.gpa;
+            let part = code.bytes.get_mut(code.len..end).unwrap_or_default();
+            vm.read_guest(self.mmu.space(), gpa, part)?;
+            code.len = end;
+            match decode(code.bytes(), size) {
+                Ok(instruction) => return Ok((instruction, code)),
+                Err(DecodeError::More) if end < MAX_LENGTH => {}
+                Err(_) => return Err(NoInstruction::Unknown(code)),
+            }
+        }
+    }
+
+    /// Goes back to the guest, or to the owner, when an instruction is not to be had.
+    #[cold]
+    pub(super) fn without_instruction(&mut self, why: NoInstruction) -> Result<Step, Error> {
+        match why {
+            NoInstruction::Changed => Ok(Step::Resume),
+            NoInstruction::Unknown(code) => Ok(self.emulation_failed(&code)),
+            NoInstruction::Failed(error) => Err(error),
+        }
+    }
+
+    /// An instruction that nobody emulates.
+    pub(super) fn emulation_failed(&mut self, code: &Code) -> Step {
+        self.len = code.len;
+        self.put_data(code.bytes());
+        Step::Leave(Leave::EmulationFailed)
+    }
+}
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// Where a linear address leads, for the guest's program.
+    pub(super) fn translate(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        linear: u64,
+        kind: Kind,
+    ) -> Result<crate::paging::Translation, Failure> {
+        let access = Access::at(vendor.cpl(self.runner.state()), kind);
+        self.translate_for(vm, vendor, linear, access)
+    }
+}

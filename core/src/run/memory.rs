@@ -1,0 +1,65 @@
+//! The guest's memory by linear address.
+use waterbear_hal::{Gpa, Hal};
+
+use super::GuestCpu;
+use crate::arch::{Cr0, Cr4, Efer, Rflags};
+use crate::paging::{self, Access, Cpu, Failure, Registers, Translation};
+use crate::vendor::{Control, Vendor};
+use crate::vm::{GuestTables, Vm};
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// The four page-directory pointers that CR3 names, from memory.
+    pub(super) fn read_page_directories(&mut self, vm: &Vm<H>, at: u64) -> Option<[u64; 4]> {
+        let mut entries = [0; 4];
+        let mut bytes = [0; 32];
+        vm.read_guest(self.mmu.space(), Gpa(at), &mut bytes).ok()?;
+        let (words, _) = bytes.as_chunks::<8>();
+        for (entry, word) in entries.iter_mut().zip(words) {
+            *entry = u64::from_le_bytes(*word);
+        }
+        Some(entries)
+    }
+
+    /// What decides how linear addresses are translated now.
+    pub(super) fn paging(&mut self, vm: &Vm<H>, vendor: &V) -> Registers {
+        let (cr0, cr4, efer) = (self.cr0(vendor), self.cr4(vendor), self.efer(vendor));
+        let state = self.runner.state();
+        let cr3 = vendor.control(state, Control::Cr3);
+        let rflags = vendor.regs(state).rflags;
+        let pae = cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !efer.contains(Efer::LMA);
+        let pdptes = if pae {
+            // The CPU has read them when CR3 was loaded, and does not show them. A guest that
+            // changes them reloads CR3, so they are the same.
+            self.read_page_directories(vm, cr3 & 0xffff_ffe0)
+                .unwrap_or_default()
+        } else {
+            [0; 4]
+        };
+        Registers {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            ac: rflags & Rflags::AC.bits() != 0,
+            pkru: 0,
+            pdptes,
+            cpu: Cpu {
+                physical_bits: self.features.physical_bits.clamp(32, 52) as u8,
+                ..Cpu::default()
+            },
+        }
+    }
+
+    /// Where a linear address leads.
+    pub(super) fn translate_for(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        linear: u64,
+        access: Access,
+    ) -> Result<Translation, Failure> {
+        let registers = self.paging(vm, vendor);
+        let space = self.mmu.space();
+        paging::translate(&registers, &mut GuestTables { vm, space }, linear, access)
+    }
+}

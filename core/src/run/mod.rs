@@ -1,0 +1,267 @@
+//! The run loop: what owns a vCPU's guest state, and what is done about each exit.
+//!
+//! A [`GuestCpu`] belongs to the thread that runs the vCPU. Its owner (an interface for virtual
+//! machine monitors, or a test) calls [`GuestCpu::run`], which comes back when somebody outside
+//! the kernel has to act:
+//!
+//! ```text
+//!   run ─▶ complete what the owner did for the last leave
+//!        ▶ asked to come back at once? ───────────────────────▶ Interrupted
+//!        ▶ guest FPU into the CPU
+//!   ┌──▶ choose an event to deliver, ask for windows
+//!   │    take requests up, enter the guest (not while a signal waits)
+//!   │    take back the event that was not delivered
+//!   │    handle the exit
+//!   └──◀ done in the kernel            else ─▶ host FPU ───────▶ a Leave
+//! ```
+//!
+//! # For owners
+//!
+//! - Create with [`GuestCpu::new`], give it a CPUID table ([`set_cpuid`](GuestCpu::set_cpuid); the
+//!   table decides which bits of control registers and which MSRs the guest has), set registers,
+//!   and run.
+//! - On [`Leave::Io`] and [`Leave::Mmio`] look at [`data`](GuestCpu::data): the guest's bytes, or
+//!   room for yours. The next run uses them and finishes the instruction. Until then the registers
+//!   are those from before the instruction, and must not be changed.
+//! - [`queue_interrupt`](GuestCpu::queue_interrupt) and [`queue_nmi`](GuestCpu::queue_nmi) deliver
+//!   events; [`ready_for_interrupt`](GuestCpu::ready_for_interrupt) tells whether one would be
+//!   taken at once, and [`want_interrupt_window`](GuestCpu::want_interrupt_window) makes `run` come
+//!   back when it is so.
+//! - General registers, segments and tables are the vendor's: `vendor.regs(cpu.state())`. Values
+//!   that come from user space and that a host's CPU must not see unchecked have setters here:
+//!   [`set_controls`](GuestCpu::set_controls), [`set_msr`](GuestCpu::set_msr),
+//!   [`set_debug`](GuestCpu::set_debug), [`set_xcr0`](GuestCpu::set_xcr0).
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`leave`] | why a vCPU came back to its owner |
+//! | `exit` | what is done about each exit |
+//! | [`cpuid`] | CPUID, and what it says about the rest of the CPU |
+//! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
+//! | [`control`], [`debug`] | control and debug registers, XCR0 |
+//! | [`event`], `inject` | events, and when they are delivered |
+//! | `io` | ports |
+//! | `fetch` | the bytes of the instruction that left the guest |
+//! | `memory` | the guest's memory by linear address |
+//! | `emulation` | instructions that are executed here |
+pub mod control;
+pub mod cpuid;
+pub mod debug;
+mod emulation;
+pub mod event;
+mod exit;
+mod fetch;
+mod inject;
+mod io;
+pub mod leave;
+pub mod machine_check;
+mod memory;
+pub mod msr;
+mod mtrr;
+
+use waterbear_hal::Hal;
+
+use crate::Error;
+use crate::emulate::{Devices, Instruction};
+use crate::mem::{Box, array};
+use crate::vcpu::{Runner, Vcpu};
+use crate::vendor::Vendor;
+use crate::vm::{VcpuMmu, Vm};
+use cpuid::{CpuidEntry, Features, HostCpuid, Table};
+use event::Events;
+use exit::Step;
+pub use leave::Leave;
+
+/// Bytes that an owner and a guest can exchange at a time.
+pub const DATA: usize = 4096;
+
+/// What a vCPU's thread keeps of its guest's CPU.
+///
+/// Everything here is the thread's own: nothing is shared and nothing is locked.
+pub struct GuestCpu<H: Hal, V: Vendor> {
+    hal: H,
+    runner: Runner<V>,
+    mmu: VcpuMmu<H>,
+    fpu: H::GuestFpu,
+    cpuid: Table<H>,
+    /// What this machine can give a guest.
+    host: Features,
+    /// What this guest has: what its CPUID says and the machine can give.
+    features: Features,
+    kept: msr::Kept,
+    mtrrs: mtrr::Mtrrs,
+    banks: machine_check::Banks<H>,
+    cr8: u64,
+    events: Events,
+    /// The vendor was asked for a window.
+    asked: bool,
+    at_once: bool,
+    pending: Pending,
+    devices: Devices,
+    /// The instruction that a device answers.
+    emulated: Option<(Instruction, fetch::Code)>,
+    data: Box<[u8], H>,
+    /// How many bytes of the data count.
+    len: usize,
+}
+
+/// What the next run has to finish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pending {
+    Nothing,
+    /// OUT: go on behind the instruction.
+    Out {
+        length: u8,
+    },
+    /// IN: the same, and the data go to RAX.
+    In {
+        size: u8,
+        length: u8,
+    },
+    /// A device answers an emulated instruction.
+    Read,
+    /// An emulated instruction may have more to tell devices.
+    Write,
+}
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// A CPU in the vendor's first state, without CPUID. `host` is the machine's CPUID. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`], and those of [`Vendor::new_vcpu`].
+    pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            runner: Runner::new(vendor.new_vcpu()?),
+            mmu: VcpuMmu::new(),
+            fpu: hal.new_guest_fpu()?,
+            cpuid: Table::new(hal),
+            host: Features::of_host(host),
+            features: Features::default(),
+            kept: msr::Kept::RESET,
+            mtrrs: mtrr::Mtrrs::new(),
+            banks: machine_check::Banks::new(hal),
+            cr8: 0,
+            events: Events::default(),
+            asked: false,
+            at_once: false,
+            pending: Pending::Nothing,
+            devices: Devices::new(),
+            emulated: None,
+            data: array(hal, DATA, |_| 0)?,
+            len: 0,
+            hal: hal.clone(),
+        })
+    }
+
+    /// Sets the CPUID table. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for too many entries, [`Error::NoMemory`]; the old table stays.
+    pub fn set_cpuid(&mut self, entries: &[CpuidEntry]) -> Result<(), Error> {
+        self.cpuid = Table::with(&self.hal, entries)?;
+        self.features = self.cpuid.features().and(&self.host);
+        Ok(())
+    }
+
+    /// The CPUID table.
+    pub fn cpuid(&self) -> &Table<H> {
+        &self.cpuid
+    }
+
+    /// What the guest has.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Gives the guest machine-check banks, as many as IA32_MCG_CAP's value says. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a value that is not offered, [`Error::NoMemory`].
+    pub fn set_up_machine_checks(&mut self, cap: u64) -> Result<(), Error> {
+        self.banks.set_up(&self.hal, cap)
+    }
+
+    /// The vendor's state of the vCPU.
+    pub fn state(&mut self) -> &mut V::Vcpu {
+        self.runner.state()
+    }
+
+    /// What the vCPU keeps for its faults.
+    pub fn mmu(&mut self) -> &mut VcpuMmu<H> {
+        &mut self.mmu
+    }
+
+    /// The data of the last [`Leave::Io`] or [`Leave::Mmio`]: what the guest wrote, or room for
+    /// what it reads. After [`Leave::EmulationFailed`] the bytes of the instruction.
+    pub fn data(&mut self) -> &mut [u8] {
+        self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// Makes the next run come back at once, or no longer, after it has finished what is pending.
+    pub fn come_back_at_once(&mut self, at_once: bool) {
+        self.at_once = at_once;
+    }
+
+    /// Runs the guest until its owner has to act. May sleep; no lock held, not loaded, interrupts
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dead`] when the VM is dead; [`Error::NoMemory`]; [`Error::Fault`] and
+    /// [`Error::Poisoned`] when the owner has no memory where the guest needs it. The guest stands
+    /// before the instruction that needed it, and can be run again.
+    pub fn run(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
+        if let Some(leave) = self.complete(vm, vendor)? {
+            return Ok(leave);
+        }
+        if self.at_once {
+            return Ok(Leave::Interrupted);
+        }
+        self.hal.load_guest_fpu(&mut self.fpu);
+        let result = self.run_guest(vm, vcpu, vendor);
+        self.hal.unload_guest_fpu(&mut self.fpu);
+        match result {
+            Err(Error::Interrupted) => Ok(Leave::Interrupted),
+            other => other,
+        }
+    }
+
+    fn run_guest(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
+        loop {
+            if (!self.events.idle() || self.asked)
+                && let Some(leave) = self.prepare_events(vendor)
+            {
+                return Ok(leave);
+            }
+            let mmu = &mut self.mmu;
+            let exit = self.runner.attempt(
+                &self.hal,
+                vcpu,
+                vendor,
+                || Ok(vm.load_root(mmu)?.pfn()),
+                // An event's sender has queued it before, and this thread queues its own.
+                |_request, _state| Ok(()),
+            );
+            // Also when the guest was not entered: nothing stays with the vendor.
+            if let Some(event) = vendor.take_undelivered(self.runner.state()) {
+                self.take_back(vendor, event);
+            }
+            let Some(exit) = exit? else {
+                if self.hal.signal_pending() {
+                    return Ok(Leave::Interrupted);
+                }
+                if self.hal.should_yield() {
+                    self.hal.yield_now();
+                }
+                continue;
+            };
+            match self.handle(vm, vendor, exit)? {
+                Step::Resume => {}
+                Step::Leave(leave) => return Ok(leave),
+            }
+        }
+    }
+}

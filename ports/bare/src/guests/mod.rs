@@ -1,0 +1,146 @@
+//! Guests, and what must come of them.
+//!
+//! Each program of `waterbear-guests` runs in a machine of its own, on as many CPUs as it has
+//! vCPUs. It checks itself; here are the machine that it finds and the host that must outlive it.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`machine`] | a machine: what the vCPUs of a program share |
+//! | [`memory`] | the memory behind its slots |
+//! | [`devices`] | ports and an MMIO device |
+//! | [`commands`] | what a program asks its host to do |
+//! | [`tracker`] | who is told of writes to tracked pages |
+//! | [`drive`] | one vCPU |
+//! | [`cpuid`] | what CPUID says |
+mod commands;
+mod cpuid;
+mod devices;
+mod drive;
+mod machine;
+mod memory;
+mod tracker;
+
+use waterbear_core::Error;
+use waterbear_core::registry::Registry;
+use waterbear_core::vendor::{Hardware, Vendor};
+use waterbear_guests::{PROGRAMS, Program};
+use waterbear_hal::CpuSet;
+use waterbear_svm::svm::Svm;
+use waterbear_vmx::vmx::Vmx;
+
+use crate::console::say;
+use crate::host::{self, Bare, timer};
+use crate::{boot, smp};
+use drive::Drive;
+use machine::{Machine, Verdict};
+
+/// How often a CPU that runs a guest looks at the clock, in nanoseconds.
+const TICK: u64 = 100_000_000;
+
+/// Runs every program; says whether none failed.
+pub fn run() -> bool {
+    let cpus = host::count();
+    // Both vendors look; at most one of them finds its CPU.
+    match (Vmx::new(&Bare, cpus), Svm::new(&Bare, cpus)) {
+        (Ok(vmx), _) => on(&vmx),
+        (_, Ok(svm)) => on(&svm),
+        _ => {
+            say!("REFUSED this CPU cannot host guests");
+            true
+        }
+    }
+}
+
+/// Registers a vendor and runs the programs on it.
+fn on<V: Vendor + Sync>(vendor: &V) -> bool {
+    let vendors: [&dyn Hardware; 1] = [vendor];
+    let mut passed = 0;
+    let mut failed = 0;
+    let wanted = |program: &&Program| boot::option("only").is_none_or(|only| program.name == only);
+    let chosen = PROGRAMS.iter().filter(wanted);
+    say!("PLAN {}", chosen.clone().count() + 1);
+    let before = host::memory::used();
+    match Registry::new(&Bare, &vendors) {
+        Ok(registry) if registry.register(0, || Ok(())).is_ok() => {
+            timer::signal_every(TICK);
+            for program in chosen {
+                let start = timer::now();
+                match one(&registry, vendor, program) {
+                    Ok(exits) => {
+                        let time = (timer::now() - start) / 1_000_000;
+                        say!("NOTE {}: {exits} exits, {time} ms", program.name);
+                        say!("PASS {}", program.name);
+                        passed += 1;
+                    }
+                    Err(Miss::Lacks(why)) => say!("SKIP {}: {why}", program.name),
+                    Err(Miss::Failed(why)) => {
+                        say!("FAIL {}: {why}", program.name);
+                        failed += 1;
+                    }
+                }
+            }
+            timer::stop();
+            if registry.unregister(|| ()).is_err() {
+                say!("FAIL host: the vendor was not unregistered");
+                failed += 1;
+            }
+        }
+        _ => {
+            say!("FAIL host: the vendor was not registered");
+            failed += 1;
+        }
+    }
+    if host::memory::used() == before {
+        say!("PASS nothing_is_left_of_the_guests");
+    } else {
+        say!("FAIL nothing_is_left_of_the_guests: memory leaked");
+        failed += 1;
+    }
+    say!("NOTE {passed} programs passed, {failed} failed");
+    failed == 0
+}
+
+/// Why a program has not passed.
+enum Miss {
+    Lacks(&'static str),
+    Failed(Verdict),
+}
+
+impl From<Error> for Miss {
+    fn from(error: Error) -> Self {
+        Miss::Failed(Verdict::Error(error))
+    }
+}
+
+/// Runs one program and says how many exits it took.
+fn one<V: Vendor + Sync>(
+    registry: &Registry<'_, Bare>,
+    vendor: &V,
+    program: &'static Program,
+) -> Result<u32, Miss> {
+    if let Some(why) = program.needs.iter().find_map(|&need| cpuid::lacks(need)) {
+        return Err(Miss::Lacks(why));
+    }
+    if program.vcpus > host::count() {
+        return Err(Miss::Lacks("it needs more CPUs"));
+    }
+    let _token = registry.vm_created()?;
+    let machine = Machine::new(vendor, program)?;
+    let run = |index: u32| match Drive::new(&machine, index as usize) {
+        Ok(mut drive) => drive.run(),
+        Err(error) => machine.finish(Verdict::Error(error)),
+    };
+    if program.vcpus == 1 {
+        run(0);
+    } else {
+        let mut cpus = CpuSet::new();
+        (0..program.vcpus).for_each(|cpu| cpus.insert(cpu));
+        smp::run_on(&cpus, &run);
+    }
+    // A signal that nobody has taken is for this program alone.
+    host::take_signal();
+    match machine.failure() {
+        None => Ok(machine.exits.load(core::sync::atomic::Ordering::Relaxed)),
+        Some(why) => Err(Miss::Failed(why)),
+    }
+}

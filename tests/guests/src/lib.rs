@@ -1,0 +1,117 @@
+//! Guest programs that check the machine they run on.
+//!
+//! Each is a blob for address 0x1000, entered in real mode at 0:0x1000 with every segment at
+//! address 0. It reports through ports; `asm/guest.inc` lists them, and the commands through which
+//! it asks its host to change memory under it. Whoever runs a program provides these, and the
+//! [`STANDARD`] memory.
+//!
+//! There is no code here but the programs' own.
+#![no_std]
+
+/// A program.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// What it proves, as a sentence.
+    pub name: &'static str,
+    /// Its bytes, for [`LOAD`].
+    pub image: &'static [u8],
+    /// How it must end.
+    pub end: End,
+    /// How many vCPUs it has. All but the first wait until it starts them.
+    pub vcpus: u32,
+    /// Without these it says nothing.
+    pub needs: &'static [Need],
+    /// Its memory.
+    pub slots: &'static [Slot],
+    /// A run with more exits than these is stuck.
+    pub max_exits: u32,
+}
+
+/// Where programs are and begin.
+pub const LOAD: u64 = 0x1000;
+
+/// How a program must end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It says that it passed.
+    Done,
+    /// Its CPU shuts down.
+    Shutdown,
+}
+
+/// What a program needs of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Segment limits and rights are checked on every access. QEMU's emulator does not.
+    SegmentChecks,
+    /// XSAVE and AVX.
+    Avx,
+    /// Process-context identifiers.
+    Pcid,
+    /// The CPU checks what is written to DR0 to DR3 and stops at breakpoints.
+    Breakpoints,
+}
+
+/// A slot of guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Its name.
+    pub id: u32,
+    /// Where the guest sees it.
+    pub gpa: u64,
+    /// Bytes, in whole pages.
+    pub size: u64,
+    /// Bits 0 and 1: the dirty log is kept; read-only.
+    pub flags: u32,
+}
+
+const fn slot(id: u32, gpa: u64, size: u64, flags: u32) -> Slot {
+    Slot {
+        id,
+        gpa,
+        size,
+        flags,
+    }
+}
+
+/// Memory up to the device at 640 KiB, from there to 4 MiB, read-only memory, and some to be moved
+/// about.
+pub const STANDARD: &[Slot] = &[
+    slot(0, 0, 0xa0000, 0),
+    slot(1, 0xb0000, 0x35_0000, 0),
+    slot(2, 0x80_0000, 0x1_0000, 2),
+    slot(3, 0xa0_0000, 0x1_0000, 0),
+];
+
+/// A program with one vCPU and standard memory, named after its file.
+macro_rules! program {
+    ($name:ident, $file:literal $(, $field:ident: $value:expr)* $(,)?) => {
+        Program {
+            $($field: $value,)*
+            ..Program {
+                name: stringify!($name),
+                image: include_bytes!(concat!(env!("OUT_DIR"), "/", $file, ".bin")),
+                end: End::Done,
+                vcpus: 1,
+                needs: &[],
+                slots: STANDARD,
+                max_exits: 100_000,
+            }
+        }
+    };
+}
+
+/// The programs, simple ones first.
+pub const PROGRAMS: &[Program] = &[
+    program!(real_mode_calls_and_interrupts, "real_mode"),
+    program!(protected_mode_gates_and_rings, "protected_mode"),
+    program!(segments_end_at_their_limits, "segment_limits", needs: &[Need::SegmentChecks]),
+    program!(pae_pages_and_their_rights, "pae"),
+    program!(long_mode_pages_of_all_sizes, "long_mode_pages"),
+    program!(exceptions_reach_their_handlers, "exceptions"),
+    program!(control_registers_take_what_they_may, "control_registers"),
+    program!(code_that_changes_itself, "self_modifying"),
+    program!(ports_of_every_size_and_strings, "port_io"),
+    program!(instructions_on_a_device, "mmio_forms"),
+    program!(cpuid_and_model_specific_registers, "cpuid_msr"),
+];

@@ -1,0 +1,142 @@
+//! Why the guest was left: exit codes into the core's words.
+//!
+//! Source: AMD APM volume 2, "SVM Intercept Exit Codes" and the sections on each intercept.
+use waterbear_core::arch::Exception;
+use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
+use waterbear_core::tdp::fast::Access;
+use waterbear_hal::Gpa;
+
+use crate::vmcb::Control;
+
+/// Exit codes that somebody needs by name.
+pub mod code {
+    /// The first exception.
+    pub const EXCEPTION: u64 = 0x40;
+    /// A page fault.
+    pub const PAGE_FAULT: u64 = EXCEPTION + 14;
+    /// A machine check.
+    pub const MACHINE_CHECK: u64 = EXCEPTION + 18;
+    /// A debug exception.
+    pub const DEBUG: u64 = EXCEPTION + 1;
+    /// The guest can take an interrupt.
+    pub const VINTR: u64 = 0x64;
+    /// IRET.
+    pub const IRET: u64 = 0x74;
+    /// Shutdown.
+    pub const SHUTDOWN: u64 = 0x7f;
+    /// A nested page fault.
+    pub const NPF: u64 = 0x400;
+    /// The guest state is not valid.
+    pub const INVALID: u64 = u64::MAX;
+}
+
+/// What an exit means. `assists` says that the CPU has decode assists; `causes` is what
+/// a debug exception has set in DR6.
+pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
+    let (info1, info2) = (control.exit_info1, control.exit_info2);
+    // Bit 63 tells MOV from CLTS, LMSW and SMSW; the lowest four name the general register.
+    let general = (assists && info1 >> 63 != 0).then_some(info1 as u8 & 0xf);
+    match control.exit_code {
+        register @ 0x00..=0x0f => Exit::Control(ControlExit::Read {
+            register: register as u8,
+            target: general,
+        }),
+        // A write to CR0 of which it is known that it is no MOV is CLTS or LMSW, one that changes
+        // more than TS and MP is LMSW. Which one has to be decoded in the first case.
+        0x65 if assists && general.is_none() => Exit::Control(ControlExit::LoadStatus(None)),
+        0x65 => Exit::Control(ControlExit::Write {
+            register: 0,
+            source: general,
+        }),
+        register @ 0x10..=0x1f => Exit::Control(ControlExit::Write {
+            register: register as u8 & 0xf,
+            source: general,
+        }),
+        register @ 0x20..=0x3f => Exit::Debug(DebugExit {
+            register: register as u8 & 0xf,
+            read: register < 0x30,
+            general: assists.then_some(info1 as u8 & 0xf),
+        }),
+        // The host takes it before anything else happens (`Svm::enter`).
+        code::MACHINE_CHECK => Exit::Interrupt,
+        number @ code::EXCEPTION..=0x5f => Exit::Exception(exception(
+            (number - code::EXCEPTION) as u8,
+            info1,
+            info2,
+            causes,
+        )),
+        // INTR, NMI, SMI, INIT: the host takes them when its interrupts, or its GIF, are on.
+        0x60..=0x63 => Exit::Interrupt,
+        code::VINTR => Exit::InterruptWindow,
+        // RDPMC: guests have no counters, so no number is right.
+        0x6f => Exit::Exception(Exception::general_protection(0)),
+        0x72 => Exit::Cpuid,
+        0x76 => Exit::Invd,
+        0x77 => Exit::Pause,
+        0x78 => Exit::Halt,
+        0x7b => Exit::Io(IoExit {
+            port: (info1 >> 16) as u16,
+            size: (info1 >> 4 & 7) as u8,
+            input: info1 & 1 != 0,
+            string: info1 & 1 << 2 != 0,
+            repeat: info1 & 1 << 3 != 0,
+        }),
+        0x7c if info1 & 1 == 0 => Exit::ReadMsr,
+        0x7c => Exit::WriteMsr,
+        0x7d => Exit::TaskSwitch {
+            selector: info1 as u16,
+        },
+        code::SHUTDOWN => Exit::Shutdown,
+        0x81 => Exit::Hypercall,
+        0x89 => Exit::Wbinvd,
+        0x8d => Exit::SetXcr,
+        // RSM, INVLPGA; VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT; MONITOR, MWAIT; RDPRU;
+        // INVLPGB, MCOMMIT, TLBSYNC.
+        0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => {
+            Exit::Forbidden
+        }
+        code::NPF => nested_fault(info1, info2),
+        code::INVALID => Exit::Refused(code::INVALID),
+        other => Exit::Unknown(other),
+    }
+}
+
+/// An intercepted exception. An exception that is intercepted has not written CR2 yet, but DR6.
+fn exception(vector: u8, info1: u64, info2: u64, causes: u64) -> Exception {
+    const WITH_ERROR: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21 | 3 << 29;
+    Exception {
+        vector,
+        error: (1_u32.checked_shl(vector.into()).unwrap_or(0) & WITH_ERROR != 0)
+            .then_some(info1 as u32),
+        payload: match vector {
+            Exception::PF => info2,
+            Exception::DB => causes,
+            _ => 0,
+        },
+    }
+}
+
+/// The bits of DR6 that say what caused a debug exception: B0 to B3, BD, BS, BT.
+pub const DR6_CAUSES: u64 = 0xe00f;
+/// BS: single-stepping.
+pub const DR6_STEP: u64 = 1 << 14;
+
+/// A nested page fault. The walk of a guest's page tables counts as user writes, whatever the
+/// access that made it ("Nested Table Walk").
+fn nested_fault(info1: u64, info2: u64) -> Exit {
+    const WRITE: u64 = 1 << 1;
+    const RESERVED: u64 = 1 << 3;
+    const FETCH: u64 = 1 << 4;
+    const GUEST_WALK: u64 = 1 << 33;
+    let access = Access {
+        write: info1 & WRITE != 0,
+        exec: info1 & FETCH != 0,
+        guest_walk: info1 & GUEST_WALK != 0,
+    };
+    let gpa = Gpa(info2);
+    if info1 & RESERVED != 0 {
+        Exit::Mmio { gpa, access }
+    } else {
+        Exit::Fault { gpa, access }
+    }
+}

@@ -1,0 +1,198 @@
+//! The core's hooks: mostly fields of the control block.
+use waterbear_core::Error;
+use waterbear_core::arch::{Cr0, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
+use waterbear_core::exit::Exit;
+use waterbear_core::regs::{Regs, Switched};
+use waterbear_core::vendor::{Control, Msr, Vendor};
+use waterbear_hal::{Hal, Pfn};
+
+use crate::clean::Clean;
+use crate::exit::code;
+use crate::segment;
+use crate::svm::Svm;
+use crate::vcpu::SvmVcpu;
+use crate::vmcb::{EFER_SVME, InterruptState, Save};
+
+/// The longest instruction in bytes.
+const MAX_LENGTH: u64 = 15;
+
+impl<H: Hal> Vendor for Svm<H> {
+    type Vcpu = SvmVcpu<H>;
+
+    fn new_vcpu(&self) -> Result<SvmVcpu<H>, Error> {
+        self.vcpu()
+    }
+
+    fn enter(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
+        self.enter_here(vcpu, root)
+    }
+
+    fn flush_tlb(&self, vcpu: &mut SvmVcpu<H>) {
+        vcpu.flush = true;
+    }
+
+    fn length(&self, vcpu: &mut SvmVcpu<H>) -> u8 {
+        const IOIO: u64 = 0x7b;
+        let block = vcpu.block.fields();
+        let control = &block.control;
+        let next = match control.exit_code {
+            // The one exit where every CPU tells it.
+            IOIO => control.exit_info2,
+            _ if self.features().next_rip => control.next_rip,
+            _ => return 0,
+        };
+        let length = next.wrapping_sub(block.save.rip);
+        let length = if block.save.long_code() {
+            length
+        } else {
+            length & 0xffff_ffff
+        };
+        match length {
+            1..=MAX_LENGTH => length as u8,
+            _ => 0,
+        }
+    }
+
+    fn fetched<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a [u8] {
+        let control = &vcpu.block.fields().control;
+        let told = self.features().decode_assists
+            && matches!(control.exit_code, code::NPF | code::PAGE_FAULT);
+        let count = if told { control.fetched_count } else { 0 };
+        control.fetched.get(..count.into()).unwrap_or_default()
+    }
+
+    fn regs<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a mut Regs {
+        &mut vcpu.regs
+    }
+
+    fn switched<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a mut Switched {
+        &mut vcpu.switched
+    }
+
+    fn segment(&self, vcpu: &mut SvmVcpu<H>, name: SegmentName) -> Segment {
+        segment::get(&vcpu.block.fields().save, name)
+    }
+
+    fn set_segment(&self, vcpu: &mut SvmVcpu<H>, name: SegmentName, value: Segment) {
+        let stale = segment::set(&mut vcpu.block.fields().save, name, value);
+        vcpu.stale(stale);
+    }
+
+    fn table(&self, vcpu: &mut SvmVcpu<H>, name: TableName) -> TableRegister {
+        segment::table(&vcpu.block.fields().save, name)
+    }
+
+    fn set_table(&self, vcpu: &mut SvmVcpu<H>, name: TableName, value: TableRegister) {
+        let stale = segment::set_table(&mut vcpu.block.fields().save, name, value);
+        vcpu.stale(stale);
+    }
+
+    fn cpl(&self, vcpu: &mut SvmVcpu<H>) -> u8 {
+        vcpu.block.fields().save.cpl & 3
+    }
+
+    fn control(&self, vcpu: &mut SvmVcpu<H>, name: Control) -> u64 {
+        let hidden = vcpu.cache_bits.bits();
+        let save = &vcpu.block.fields().save;
+        match name {
+            Control::Cr0 => save.cr0 | hidden,
+            Control::Cr3 => save.cr3,
+            Control::Cr4 => save.cr4,
+            Control::Efer => save.efer & !EFER_SVME,
+        }
+    }
+
+    fn set_control(&self, vcpu: &mut SvmVcpu<H>, name: Control, value: u64) {
+        const CACHE_BITS: Cr0 = Cr0::CD.union(Cr0::NW);
+        if name == Control::Cr0 {
+            vcpu.cache_bits = Cr0::from_bits_retain(value) & CACHE_BITS;
+        }
+        let save = &mut vcpu.block.fields().save;
+        match name {
+            Control::Cr0 => save.cr0 = value & !CACHE_BITS.bits(),
+            Control::Cr3 => save.cr3 = value,
+            Control::Cr4 => save.cr4 = value,
+            Control::Efer => save.efer = value | EFER_SVME,
+        }
+        vcpu.stale(Clean::CONTROL_REGISTERS);
+    }
+
+    fn set_page_directories(&self, _vcpu: &mut SvmVcpu<H>, _entries: [u64; 4]) {
+        // With nested paging the CPU reads them from the guest's memory when it needs them.
+    }
+
+    fn msr(&self, vcpu: &mut SvmVcpu<H>, msr: Msr) -> u64 {
+        match field(&mut vcpu.block.fields().save, msr) {
+            Some(field) => *field,
+            None => vcpu.tsc_aux,
+        }
+    }
+
+    fn set_msr(&self, vcpu: &mut SvmVcpu<H>, msr: Msr, value: u64) {
+        match field(&mut vcpu.block.fields().save, msr) {
+            Some(field) => *field = value,
+            None => vcpu.tsc_aux = value,
+        }
+        if msr == Msr::Pat {
+            vcpu.stale(Clean::NESTED_PAGING);
+        }
+    }
+
+    fn set_tsc_offset(&self, vcpu: &mut SvmVcpu<H>, offset: u64) {
+        vcpu.block.fields().control.tsc_offset = offset;
+        vcpu.stale(Clean::INTERCEPTS);
+    }
+
+    fn inject(&self, vcpu: &mut SvmVcpu<H>, event: Event) {
+        if event == Event::Nmi {
+            vcpu.nmi.set_masked(true);
+        }
+        vcpu.injected = Some(event);
+    }
+
+    fn take_undelivered(&self, vcpu: &mut SvmVcpu<H>) -> Option<Event> {
+        let event = vcpu.injected.take().or(vcpu.undelivered.take());
+        if event == Some(Event::Nmi) {
+            vcpu.nmi.set_masked(false);
+        }
+        event
+    }
+
+    fn shadow(&self, vcpu: &mut SvmVcpu<H>) -> Shadow {
+        let mut shadow = Shadow::empty();
+        shadow.set(Shadow::MOV_SS, vcpu.in_shadow());
+        shadow.set(Shadow::NMI, vcpu.nmi.masked());
+        shadow
+    }
+
+    fn set_shadow(&self, vcpu: &mut SvmVcpu<H>, shadow: Shadow) {
+        let state = &mut vcpu.block.fields().control.interrupt_state;
+        let held_off = shadow.intersects(Shadow::STI | Shadow::MOV_SS);
+        state.set(InterruptState::SHADOW, held_off);
+        let masked = shadow.contains(Shadow::NMI);
+        if masked != vcpu.nmi.masked() {
+            vcpu.nmi.set_masked(masked);
+        }
+    }
+
+    fn want_windows(&self, vcpu: &mut SvmVcpu<H>, interrupt: bool, nmi: bool) {
+        vcpu.wants_interrupt = interrupt;
+        vcpu.nmi.want(nmi);
+    }
+}
+
+/// Where the block has an MSR; TSC_AUX is not in it.
+fn field(save: &mut Save, msr: Msr) -> Option<&mut u64> {
+    Some(match msr {
+        Msr::SysenterCs => &mut save.sysenter_cs,
+        Msr::SysenterEsp => &mut save.sysenter_esp,
+        Msr::SysenterEip => &mut save.sysenter_eip,
+        Msr::Pat => &mut save.pat,
+        Msr::Star => &mut save.star,
+        Msr::Lstar => &mut save.lstar,
+        Msr::Cstar => &mut save.cstar,
+        Msr::Sfmask => &mut save.sfmask,
+        Msr::KernelGsBase => &mut save.kernel_gs_base,
+        Msr::TscAux => return None,
+    })
+}

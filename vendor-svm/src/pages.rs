@@ -1,0 +1,84 @@
+//! Pages that hardware reads by physical address.
+#![expect(unsafe_code, reason = "memory that is shared with hardware")]
+use core::ptr::NonNull;
+use core::slice;
+
+use waterbear_core::Error;
+use waterbear_hal::{Hal, Hpa, Pfn};
+
+use crate::vmcb::Vmcb;
+
+const PAGE: usize = 4096;
+
+/// Contiguous pages of this value's own, all zero at first.
+pub struct Pages<H: Hal> {
+    hal: H,
+    first: Pfn,
+    count: usize,
+}
+
+impl<H: Hal> Pages<H> {
+    /// Allocates them. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(hal: &H, count: usize) -> Result<Self, Error> {
+        Ok(Self {
+            hal: hal.clone(),
+            first: hal.alloc_pages(count)?,
+            count,
+        })
+    }
+
+    /// Where hardware finds them.
+    pub fn hpa(&self) -> Hpa {
+        self.first.hpa()
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: the pages are this value's until it is dropped.
+        unsafe { self.hal.pages(self.first) }
+    }
+
+    /// All bytes. Hardware must not write them while they are borrowed.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `count` initialised pages that are this value's.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.count * PAGE) }
+    }
+}
+
+impl<H: Hal> Drop for Pages<H> {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`, and whoever owned this value keeps no
+        // CPU that uses it.
+        unsafe { self.hal.free_pages(self.first, self.count) }
+    }
+}
+
+/// A control block on a page of its own.
+pub struct Block<H: Hal>(Pages<H>);
+
+impl<H: Hal> Block<H> {
+    /// Allocates it, all zero. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(hal: &H) -> Result<Self, Error> {
+        Ok(Self(Pages::new(hal, 1)?))
+    }
+
+    /// Where hardware finds it.
+    pub fn hpa(&self) -> Hpa {
+        self.0.hpa()
+    }
+
+    /// Its fields. Hardware uses them only inside [`world::run`](crate::world::run), which wants
+    /// this value back first.
+    pub fn fields(&mut self) -> &mut Vmcb {
+        // SAFETY: one page, aligned, initialised to zero and then by us, of
+        // integers and bit sets that take any value.
+        unsafe { self.0.start().cast::<Vmcb>().as_mut() }
+    }
+}

@@ -1,0 +1,316 @@
+//! A vCPU's state that is SVM's, and what happens to it before and after a run.
+use waterbear_core::Error;
+use waterbear_core::arch::{Cr0, Event, Exception};
+use waterbear_core::exit::Exit;
+use waterbear_core::regs::{Regs, Switched};
+use waterbear_hal::{Hal, Hpa, Pfn};
+
+use crate::asid::{Forget, Held};
+use crate::clean::Clean;
+use crate::detect::Features;
+use crate::event;
+use crate::exit::{self, code};
+use crate::intercept::{Control0, Debug0, Exceptions, Intercept3, Intercept4, Intercept5};
+use crate::nmi::Nmi;
+use crate::pages::Block;
+use crate::vmcb::{self, InterruptState, VirtualInterrupt};
+
+/// How many PAUSEs of one loop end the guest's run.
+const PAUSE_COUNT: u16 = 3000;
+/// How many cycles apart they may be.
+const PAUSE_THRESHOLD: u16 = 128;
+
+/// Where the permission maps are.
+#[derive(Clone, Copy)]
+pub struct Maps {
+    /// That of ports.
+    pub ports: Hpa,
+    /// That of MSRs.
+    pub msrs: Hpa,
+}
+
+/// A vCPU's state that is SVM's.
+pub struct SvmVcpu<H: Hal> {
+    pub(crate) block: Block<H>,
+    pub(crate) regs: Regs,
+    pub(crate) switched: Switched,
+    pub(crate) tsc_aux: u64,
+    pub(crate) number: u64,
+    pub(crate) held: Held,
+    /// The next entry forgets what the TLB holds for this vCPU.
+    pub(crate) flush: bool,
+    /// CD and NW as the guest wrote them: the CPU runs with caches on.
+    pub(crate) cache_bits: Cr0,
+    pub(crate) nmi: Nmi,
+    pub(crate) wants_interrupt: bool,
+    /// To be delivered at the next entry.
+    pub(crate) injected: Option<Event>,
+    /// Cut short by the last exit.
+    pub(crate) undelivered: Option<Event>,
+    soft: Option<Soft>,
+    maps: Maps,
+}
+
+/// A software event that is delivered by a CPU that cannot be told the address behind the
+/// instruction: RIP is moved there, and back if delivery was cut short.
+#[derive(Clone, Copy)]
+struct Soft {
+    rip: u64,
+    next: u64,
+    rsp: u64,
+}
+
+impl<H: Hal> SvmVcpu<H> {
+    /// Makes one as [`Vendor::new_vcpu`](waterbear_core::vendor::Vendor::new_vcpu) says.
+    pub(crate) fn new(
+        hal: &H,
+        number: u64,
+        maps: Maps,
+        features: &Features,
+    ) -> Result<Self, Error> {
+        let mut vcpu = Self {
+            block: Block::new(hal)?,
+            regs: Regs {
+                rflags: 2,
+                ..Regs::default()
+            },
+            switched: Switched::RESET,
+            tsc_aux: 0,
+            number,
+            held: Held::default(),
+            flush: true,
+            cache_bits: Cr0::CD | Cr0::NW,
+            nmi: Nmi::default(),
+            wants_interrupt: false,
+            injected: None,
+            undelivered: None,
+            soft: None,
+            maps,
+        };
+        vcpu.reset(features);
+        Ok(vcpu)
+    }
+
+    /// Fills the control block in, but for the TSC's offset.
+    fn reset(&mut self, features: &Features) {
+        let maps = self.maps;
+        let block = self.block.fields();
+        block.save.reset();
+        let control = &mut block.control;
+        control.intercept_control = Control0::ALWAYS | Control0::CR0_DIFFERS;
+        control.intercept_debug = Debug0::ALL;
+        control.intercept_exceptions = Exceptions::ALWAYS;
+        control.intercept3 = Intercept3::ALWAYS;
+        control.intercept4 = Intercept4::all();
+        control.intercept5 = Intercept5::all();
+        if features.pause_filter {
+            control.intercept3 |= Intercept3::PAUSE;
+            control.pause_count = PAUSE_COUNT;
+            control.pause_threshold = if features.pause_threshold {
+                PAUSE_THRESHOLD
+            } else {
+                0
+            };
+        }
+        control.iopm_base = maps.ports.0;
+        control.msrpm_base = maps.msrs.0;
+        control.virtual_interrupt = VirtualInterrupt::MASKING;
+        control.interrupt_state = InterruptState::empty();
+        control.nested_control = vmcb::NESTED_PAGING;
+        control.branch_control = 0;
+        control.event_injection = 0;
+        control.clean = Clean::empty();
+        self.cache_bits = Cr0::CD | Cr0::NW;
+    }
+
+    /// Marks parts of the block as changed.
+    pub(crate) fn stale(&mut self, what: Clean) {
+        self.block.fields().control.clean.remove(what);
+    }
+
+    /// Whether the guest is in the shadow of STI or of a load of SS.
+    pub(crate) fn in_shadow(&mut self) -> bool {
+        let state = self.block.fields().control.interrupt_state;
+        state.contains(InterruptState::SHADOW)
+    }
+
+    /// Fills in what an entry needs, but for the TLB. `Some` when the guest need not be entered.
+    pub(crate) fn prepare(&mut self, root: Pfn, features: &Features) -> Option<Exit> {
+        self.undelivered = None;
+        let shadow = self.in_shadow();
+        let idle = self.injected.is_none();
+        let Self {
+            nmi,
+            regs,
+            switched,
+            ..
+        } = self;
+        if nmi.prepare(regs, switched.dr6, shadow, idle) {
+            return Some(Exit::NmiWindow);
+        }
+        self.prepare_intercepts();
+        self.prepare_event(features);
+        let Self {
+            block,
+            regs,
+            switched,
+            nmi,
+            soft,
+            ..
+        } = self;
+        let block = block.fields();
+        let (control, save) = (&mut block.control, &mut block.save);
+        let mut stale = Clean::empty();
+        let mut set = |field: &mut u64, value: u64, part| {
+            if *field != value {
+                *field = value;
+                stale |= part;
+            }
+        };
+        set(&mut control.nested_cr3, root.hpa().0, Clean::NESTED_PAGING);
+        set(&mut save.cr2, switched.cr2, Clean::CR2);
+        set(&mut save.dr6, nmi.dr6(switched.dr6), Clean::DEBUG_REGISTERS);
+        set(&mut save.dr7, switched.dr7, Clean::DEBUG_REGISTERS);
+        control.clean.remove(stale);
+        save.rax = regs.general[Regs::RAX];
+        save.rsp = regs.general[Regs::RSP];
+        save.rip = soft.map_or(regs.rip, |soft| soft.next);
+        save.rflags = nmi.flags(regs.rflags);
+        None
+    }
+
+    /// Which events and instructions exit this time.
+    fn prepare_intercepts(&mut self) {
+        let mut intercept3 = self.block.fields().control.intercept3;
+        intercept3.set(Intercept3::VINTR, self.wants_interrupt);
+        intercept3.set(Intercept3::IRET, self.nmi.intercepts_iret());
+        let mut control0 = Control0::ALWAYS;
+        if !self.cache_bits.is_empty() {
+            control0 |= Control0::CR0_DIFFERS;
+        }
+        let exceptions = if self.nmi.steps() {
+            Exceptions::ALL
+        } else {
+            Exceptions::ALWAYS
+        };
+        let mut interrupt = VirtualInterrupt::MASKING;
+        if self.wants_interrupt {
+            interrupt |= VirtualInterrupt::PENDING | VirtualInterrupt::IGNORE_TPR;
+        }
+        let control = &mut self.block.fields().control;
+        if control.intercept3 != intercept3
+            || control.intercept_control != control0
+            || control.intercept_exceptions != exceptions
+        {
+            control.intercept3 = intercept3;
+            control.intercept_control = control0;
+            control.intercept_exceptions = exceptions;
+            control.clean.remove(Clean::INTERCEPTS);
+        }
+        if control.virtual_interrupt != interrupt {
+            control.virtual_interrupt = interrupt;
+            control.clean.remove(Clean::VIRTUAL_INTERRUPT);
+        }
+    }
+
+    /// Writes the event that is to be delivered, and what it brings along.
+    fn prepare_event(&mut self, features: &Features) {
+        self.soft = None;
+        let Some(event) = self.injected else {
+            self.block.fields().control.event_injection = 0;
+            return;
+        };
+        if let Event::Exception(exception) = event {
+            match exception.vector {
+                Exception::PF => self.switched.cr2 = exception.payload,
+                Exception::DB => self.switched.dr6 |= exception.payload & exit::DR6_CAUSES,
+                _ => {}
+            }
+        }
+        let block = self.block.fields();
+        let cr0 = Cr0::from_bits_retain(block.save.cr0);
+        block.control.event_injection = event::encode(event, cr0.contains(Cr0::PE));
+        if let Some(length) = event::soft_length(event) {
+            let rip = self.regs.rip;
+            let wide = block.save.long_code();
+            let next = rip.wrapping_add(length.into());
+            let next = if wide { next } else { next & 0xffff_ffff };
+            if features.next_rip {
+                block.control.next_rip = next;
+            } else {
+                self.soft = Some(Soft {
+                    rip,
+                    next,
+                    rsp: self.regs.general[Regs::RSP],
+                });
+            }
+        }
+    }
+
+    /// Fills in what of the TLB the entry forgets, and what the CPU may have kept of the block.
+    pub(crate) fn prepare_tlb(&mut self, held: Held, forget: Forget) {
+        let moved = !held.same_generation(&self.held);
+        let control = &mut self.block.fields().control;
+        if moved {
+            control.clean = Clean::empty();
+        }
+        if control.asid != held.asid() {
+            control.asid = held.asid();
+            control.clean.remove(Clean::ASID);
+        }
+        control.tlb_control = match forget {
+            Forget::Nothing => vmcb::TLB_KEEP,
+            Forget::Own => vmcb::TLB_FLUSH_ASID,
+            Forget::All => vmcb::TLB_FLUSH_ALL,
+        };
+        self.held = held;
+    }
+
+    /// Takes the guest's state out of the block after a run; says why it ended.
+    pub(crate) fn finish(&mut self, features: &Features) -> Exit {
+        let Self {
+            block,
+            regs,
+            switched,
+            ..
+        } = self;
+        let block = block.fields();
+        let (control, save) = (&mut block.control, &block.save);
+        let why = control.exit_code;
+        let refused = why == code::INVALID;
+        control.clean = if features.clean_bits && !refused {
+            Clean::all()
+        } else {
+            Clean::empty()
+        };
+        regs.general[Regs::RAX] = save.rax;
+        regs.general[Regs::RSP] = save.rsp;
+        regs.rip = save.rip;
+        regs.rflags = save.rflags;
+        switched.cr2 = save.cr2;
+        switched.dr7 = save.dr7;
+        let cut_short = control.exit_int_info;
+        if let Some(soft) = self.soft.take() {
+            let delivered = regs.rip != soft.next || save.rsp != soft.rsp;
+            if refused || (event::is_valid(cut_short) && !delivered) {
+                regs.rip = soft.rip;
+            }
+        }
+        if !refused {
+            self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
+        }
+        self.wants_interrupt = false;
+        let stepped = self.nmi.finish(why, regs.rip, &mut regs.rflags, save.dr6);
+        switched.dr6 = stepped.dr6;
+        let exit = match stepped.exit {
+            Some(exit) => exit,
+            None => exit::decode(control, features.decode_assists, stepped.causes),
+        };
+        if why == code::SHUTDOWN {
+            // What the block holds now is not defined.
+            self.nmi = Nmi::default();
+            self.reset(features);
+        }
+        exit
+    }
+}

@@ -1,0 +1,271 @@
+//! Why the guest was left, in the core's words.
+//!
+//! Source: Intel SDM volume 3, "Information for VM Exits" and "VMX Basic Exit Reasons".
+use waterbear_core::arch::Exception;
+use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
+use waterbear_core::tdp::fast::Access;
+use waterbear_hal::Gpa;
+use x86::vmx::vmcs::ro;
+
+use crate::event::{self, DR6_NEW};
+
+/// The bit of an exit reason that says that the entry failed.
+pub const ENTRY_FAILED: u64 = 1 << 31;
+/// The NMI handler's IRET ended the blocking of NMIs, and then faulted: it is not over.
+const UNBLOCKED: u64 = 1 << 12;
+
+/// Basic exit reasons.
+mod reason {
+    pub const EXCEPTION_OR_NMI: u64 = 0;
+    pub const INTERRUPT: u64 = 1;
+    pub const TRIPLE_FAULT: u64 = 2;
+    pub const INIT: u64 = 3;
+    pub const SMI_IO: u64 = 5;
+    pub const SMI: u64 = 6;
+    pub const INTERRUPT_WINDOW: u64 = 7;
+    pub const NMI_WINDOW: u64 = 8;
+    pub const TASK_SWITCH: u64 = 9;
+    pub const CPUID: u64 = 10;
+    pub const GETSEC: u64 = 11;
+    pub const HLT: u64 = 12;
+    pub const INVD: u64 = 13;
+    pub const RDPMC: u64 = 15;
+    pub const RSM: u64 = 17;
+    pub const VMCALL: u64 = 18;
+    pub const VMCLEAR: u64 = 19;
+    pub const VMXON: u64 = 27;
+    pub const CONTROL: u64 = 28;
+    pub const DEBUG: u64 = 29;
+    pub const IO: u64 = 30;
+    pub const RDMSR: u64 = 31;
+    pub const WRMSR: u64 = 32;
+    pub const MWAIT: u64 = 36;
+    pub const MONITOR: u64 = 39;
+    pub const PAUSE: u64 = 40;
+    pub const MACHINE_CHECK: u64 = 41;
+    pub const EPT_VIOLATION: u64 = 48;
+    pub const EPT_MISCONFIGURATION: u64 = 49;
+    pub const INVEPT: u64 = 50;
+    pub const RDTSCP: u64 = 51;
+    pub const INVVPID: u64 = 53;
+    pub const WBINVD: u64 = 54;
+    pub const XSETBV: u64 = 55;
+    pub const RDRAND: u64 = 57;
+    pub const INVPCID: u64 = 58;
+    pub const VMFUNC: u64 = 59;
+    pub const ENCLS: u64 = 60;
+    pub const RDSEED: u64 = 61;
+    pub const DIRTY_LOG_FULL: u64 = 62;
+    pub const XSAVES: u64 = 63;
+    pub const XRSTORS: u64 = 64;
+    pub const UMWAIT: u64 = 67;
+    pub const TPAUSE: u64 = 68;
+    pub const ENCLV: u64 = 70;
+}
+
+/// Where the fields of a control structure are read.
+pub trait Fields {
+    /// Reads a field; one that does not exist reads as 0.
+    fn read(&self, field: u32) -> u64;
+}
+
+/// What an exit says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Why the guest was left.
+    pub exit: Exit,
+    /// The length of the instruction that left it, or 0.
+    pub length: u8,
+    /// The exit took an exception from the host, with this vector, which is to be raised again.
+    pub host: Option<u8>,
+    /// NMIs stay blocked, although the CPU does not know it.
+    pub nmi_blocked: bool,
+    /// RIP moves on by `length` first: the exception is a trap.
+    pub trap: bool,
+}
+
+/// What the exit with this reason says. `vectoring` is the information about the event whose
+/// delivery it cut short.
+pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
+    let plain = |exit| Left {
+        exit,
+        length: 0,
+        host: None,
+        nmi_blocked: false,
+        trap: false,
+    };
+    // By an instruction, whose length the CPU tells.
+    let by = |exit| Left {
+        length: fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
+        ..plain(exit)
+    };
+    let qualification = || fields.read(ro::EXIT_QUALIFICATION);
+    let gpa = || Gpa(fields.read(ro::GUEST_PHYSICAL_ADDR_FULL));
+    match why {
+        reason::CPUID => by(Exit::Cpuid),
+        reason::IO => by(io(qualification())),
+        reason::EPT_VIOLATION => {
+            let bits = qualification();
+            Left {
+                nmi_blocked: bits & UNBLOCKED != 0 && !event::is_valid(vectoring),
+                ..plain(Exit::Fault {
+                    gpa: gpa(),
+                    access: access(bits),
+                })
+            }
+        }
+        // The exit does not say how the guest touched it.
+        reason::EPT_MISCONFIGURATION => plain(Exit::Mmio {
+            gpa: gpa(),
+            access: Access::default(),
+        }),
+        reason::INTERRUPT | reason::INIT | reason::SMI_IO | reason::SMI => plain(Exit::Interrupt),
+        reason::HLT => by(Exit::Halt),
+        reason::RDMSR => by(Exit::ReadMsr),
+        reason::WRMSR => by(Exit::WriteMsr),
+        reason::CONTROL => by(control(qualification())),
+        reason::DEBUG => by(debug(qualification())),
+        reason::EXCEPTION_OR_NMI => exception(fields, plain, vectoring),
+        reason::INTERRUPT_WINDOW => plain(Exit::InterruptWindow),
+        reason::NMI_WINDOW => plain(Exit::NmiWindow),
+        reason::TRIPLE_FAULT => plain(Exit::Shutdown),
+        reason::TASK_SWITCH => {
+            let bits = qualification();
+            let exit = Exit::TaskSwitch {
+                selector: bits as u16,
+            };
+            // Through a task gate of the IDT, only an instruction has a length.
+            const GATE: u64 = 3;
+            if bits >> 30 & 3 == GATE && !event::is_soft(vectoring) {
+                plain(exit)
+            } else {
+                by(exit)
+            }
+        }
+        reason::INVD => by(Exit::Invd),
+        reason::WBINVD => by(Exit::Wbinvd),
+        reason::XSETBV => by(Exit::SetXcr),
+        reason::VMCALL => by(Exit::Hypercall),
+        reason::PAUSE => by(Exit::Pause),
+        // The guest's CPU has no counters.
+        reason::RDPMC => by(Exit::Exception(Exception::general_protection(0))),
+        reason::GETSEC
+        | reason::RSM
+        | reason::VMCLEAR..=reason::VMXON
+        | reason::MWAIT
+        | reason::MONITOR
+        | reason::INVEPT
+        | reason::RDTSCP
+        | reason::INVVPID
+        | reason::RDRAND
+        | reason::INVPCID
+        | reason::VMFUNC
+        | reason::ENCLS
+        | reason::RDSEED
+        | reason::XSAVES
+        | reason::XRSTORS
+        | reason::UMWAIT
+        | reason::TPAUSE
+        | reason::ENCLV => by(Exit::Forbidden),
+        reason::DIRTY_LOG_FULL => Left {
+            nmi_blocked: qualification() & UNBLOCKED != 0 && !event::is_valid(vectoring),
+            ..plain(Exit::DirtyLogFull)
+        },
+        why if why & ENTRY_FAILED != 0 && why & 0xffff == reason::MACHINE_CHECK => Left {
+            host: Some(Exception::MC),
+            ..plain(Exit::Interrupt)
+        },
+        why if why & ENTRY_FAILED != 0 => plain(Exit::Refused(why)),
+        other => plain(Exit::Unknown(other)),
+    }
+}
+
+/// An exception that is intercepted, or an NMI of the host's.
+fn exception(fields: &impl Fields, plain: impl Fn(Exit) -> Left, vectoring: u32) -> Left {
+    const HAS_ERROR: u64 = 1 << 11;
+    const INT1: u64 = 5;
+    let info = fields.read(ro::VMEXIT_INTERRUPTION_INFO);
+    let vector = info as u8;
+    if event::is_nmi(info as u32) {
+        return Left {
+            host: Some(vector),
+            ..plain(Exit::Interrupt)
+        };
+    }
+    // A double fault's IRET is not restarted.
+    let nmi_blocked =
+        info & UNBLOCKED != 0 && vector != Exception::DF && !event::is_valid(vectoring);
+    if vector == Exception::MC {
+        return Left {
+            host: Some(vector),
+            nmi_blocked,
+            ..plain(Exit::Interrupt)
+        };
+    }
+    let qualification = fields.read(ro::EXIT_QUALIFICATION);
+    let error = fields.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32;
+    let trap = info >> 8 & 7 == INT1;
+    Left {
+        nmi_blocked,
+        trap,
+        length: if trap {
+            fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
+        } else {
+            0
+        },
+        ..plain(Exit::Exception(Exception {
+            vector,
+            error: (info & HAS_ERROR != 0).then_some(error),
+            payload: match vector {
+                Exception::PF => qualification,
+                Exception::DB => qualification & DR6_NEW,
+                _ => 0,
+            },
+        }))
+    }
+}
+
+fn io(qualification: u64) -> Exit {
+    Exit::Io(IoExit {
+        port: (qualification >> 16) as u16,
+        size: (qualification & 7) as u8 + 1,
+        input: qualification & 1 << 3 != 0,
+        string: qualification & 1 << 4 != 0,
+        repeat: qualification & 1 << 5 != 0,
+    })
+}
+
+fn access(qualification: u64) -> Access {
+    const ADDRESS_VALID: u64 = 1 << 7;
+    const FINAL: u64 = 1 << 8;
+    Access {
+        write: qualification & 1 << 1 != 0,
+        exec: qualification & 1 << 2 != 0,
+        guest_walk: qualification & (ADDRESS_VALID | FINAL) == ADDRESS_VALID,
+    }
+}
+
+fn control(qualification: u64) -> Exit {
+    let register = (qualification & 0xf) as u8;
+    let general = Some((qualification >> 8 & 0xf) as u8);
+    Exit::Control(match qualification >> 4 & 3 {
+        0 => ControlExit::Write {
+            register,
+            source: general,
+        },
+        1 => ControlExit::Read {
+            register,
+            target: general,
+        },
+        2 => ControlExit::ClearTs,
+        _ => ControlExit::LoadStatus(Some((qualification >> 16) as u16)),
+    })
+}
+
+fn debug(qualification: u64) -> Exit {
+    Exit::Debug(DebugExit {
+        register: (qualification & 7) as u8,
+        read: qualification & 1 << 4 != 0,
+        general: Some((qualification >> 8 & 0xf) as u8),
+    })
+}
