@@ -2,7 +2,7 @@
 use super::alu::{self, Alu, holds, sign_extend};
 use super::cpu::{Cpu, mask};
 use super::machine::Stop;
-use super::operation::{Op, Plan};
+use super::operation::{Op, Place, Plan};
 use super::{bits, multiply, shift};
 use crate::arch::{Exception, Rflags};
 use crate::regs::Regs;
@@ -27,6 +27,7 @@ pub(super) fn compute(
     let (value, new_flags) = match plan.op {
         Op::Nothing => (to, rflags),
         Op::Alu(alu) => alu.apply(to, from, rflags, size),
+        Op::Compare => Alu::Cmp.apply(from, to, rflags, size),
         Op::Test => Alu::And.apply(to, from, rflags, size),
         Op::Not => (!to & mask(size), rflags),
         Op::Neg => Alu::Sub.apply(0, to, rflags, size),
@@ -54,6 +55,8 @@ pub(super) fn compute(
                 (from, flags)
             } else {
                 cpu.set_register(AX, size, to);
+                // A register stays, with its upper half; memory is written in any case.
+                cpu.keep_target = matches!(plan.target, Place::Register(_));
                 (to, flags)
             }
         }
@@ -151,7 +154,7 @@ fn compare_exchange_pair(cpu: &mut Cpu<'_>, size: u8, [low, high]: [u64; 2]) -> 
 
 impl Cpu<'_> {
     fn set_source(&mut self, plan: &Plan, value: u64) {
-        if let super::operation::Place::Register(number) = plan.source {
+        if let Place::Register(number) = plan.source {
             self.set_register(number, plan.source_size, value);
         }
     }

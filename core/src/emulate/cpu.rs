@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM volume 3, "Protection" and "Alignment Check Exception"; AMD APM volume 2,
 //! "Segmented Virtual Memory".
-use super::instruction::{CodeSize, Instruction, Memory, Prefixes};
+use super::instruction::{CodeSize, Instruction, Map, Memory, Prefixes};
 use super::machine::{Machine, Stop};
 use crate::arch::{Attributes, Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentName};
 use crate::regs::Regs;
@@ -71,7 +71,8 @@ impl<'a> Cpu<'a> {
             }
         };
         let stack = fetch(stack, SegmentName::Ss);
-        let operand = fetch(instruction.memory.is_some() || extra, name);
+        let xlat = instruction.map == Map::Primary && instruction.opcode == 0xd7;
+        let operand = fetch(instruction.memory.is_some() || extra || xlat, name);
         let extra = fetch(extra, SegmentName::Es);
         let la57 = long && machine.cr4().contains(Cr4::LA57);
         Self {

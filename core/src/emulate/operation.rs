@@ -14,6 +14,8 @@ const CX: u8 = Regs::RCX as u8;
 pub(super) enum Op {
     Nothing,
     Alu(Alu),
+    /// The target is subtracted from the source, as strings do it.
+    Compare,
     Test,
     Not,
     Neg,
@@ -311,6 +313,14 @@ fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
             Ok(same(Op::Jump, Use::Read, Place::None, source, size))
         }
         0xc6 | 0xc7 if instruction.extension() == 0 => cpu.to_rm(Op::Move, Use::Write, immediate),
+        // XLAT.
+        0xd7 => {
+            let table = cpu.register(Regs::RBX as u8, 8);
+            let offset = table.wrapping_add(cpu.register(AX, 1));
+            let offset = offset & super::cpu::mask(instruction.address_size);
+            let source = Place::Memory(cpu.linear(offset, 1, false)?);
+            Ok(same(Op::Move, Use::Write, accumulator, source, 1))
+        }
         0xe4..=0xe7 | 0xec..=0xef => {
             let size = size.min(4);
             let port = match opcode & 8 {
@@ -501,11 +511,10 @@ pub(super) fn string(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
         0x6c | 0x6d => (Op::Move, Use::Write, port, to(true)?),
         0x6e | 0x6f => (Op::Move, Use::Write, from(false)?, port),
         0xa4 | 0xa5 => (Op::Move, Use::Write, from(false)?, to(true)?),
-        // The first operand is the source: what is subtracted from.
-        0xa6 | 0xa7 => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, from(false)?),
+        0xa6 | 0xa7 => (Op::Compare, Use::Read, from(false)?, to(false)?),
         0xaa | 0xab => (Op::Move, Use::Write, accumulator, to(true)?),
         0xac | 0xad => (Op::Move, Use::Write, from(false)?, accumulator),
-        0xae | 0xaf => (Op::Alu(Alu::Cmp), Use::Read, to(false)?, accumulator),
+        0xae | 0xaf => (Op::Compare, Use::Read, accumulator, to(false)?),
         _ => return Err(Stop::Unsupported),
     };
     if instruction.has(Prefixes::LOCK) {

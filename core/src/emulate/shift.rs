@@ -95,30 +95,20 @@ pub(super) fn double(
     if count == 0 {
         return (value, rflags);
     }
-    // A count beyond a 16-bit operand is not defined; CPUs go on with the operand's own bits.
-    let (value_, filler_) = (u128::from(value), u128::from(filler));
-    let (result, last) = if right {
-        let ring = value_ | filler_ << width;
-        let ring = if count > width {
-            ring | value_ << (2 * width)
-        } else {
-            ring
-        };
-        (
-            (ring >> count) as u64 & mask(size),
-            ring >> (count - 1) & 1 != 0,
-        )
+    // What a count beyond a 16-bit operand does is not defined.
+    let (low, high) = if right {
+        (value, filler)
     } else {
-        let ring = value_ << width | filler_;
-        let ring = if count > width {
-            ring << width | value_
-        } else {
-            ring
-        };
-        let top = if count > width { 3 * width } else { 2 * width };
-        let shifted = ring >> (top - width - count).min(127);
-        (shifted as u64 & mask(size), ring >> (top - count) & 1 != 0)
+        (filler, value)
     };
+    let ring = u128::from(low) | u128::from(high) << width;
+    let (result, last) = if right {
+        (ring >> count, ring >> (count - 1))
+    } else {
+        let back = (2 * width).saturating_sub(count);
+        (ring << count >> width, ring >> back)
+    };
+    let (result, last) = (result as u64 & mask(size), last & 1 != 0);
     let sign = sign_bit(size);
     let overflow = (result ^ value) & sign != 0;
     (result, shifted(result, last, overflow, rflags, size))

@@ -7,6 +7,8 @@ use crate::arch::{Event, Exception, Rflags, Shadow};
 
 /// The most NMIs that can wait: one, and one more that is latched while that is handled.
 const MAX_NMIS: u8 = 2;
+/// The vector of NMIs, which is no exception's.
+const NMI_VECTOR: u8 = 2;
 
 /// How a second exception that comes while a first is delivered is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,23 @@ impl Events {
             && self.nmis == 0
             && !self.window
             && !self.shutdown
+    }
+
+    /// Whether hardware knows events like these.
+    pub fn exist(&self) -> bool {
+        let is_exception = |vector: u8| vector < 32 && vector != NMI_VECTOR;
+        let again = match self.again {
+            Some(Event::Exception(exception)) => is_exception(exception.vector),
+            Some(Event::SoftException { vector, length }) => {
+                matches!(vector, Exception::BP | Exception::OF) && length <= 15
+            }
+            Some(Event::SoftInterrupt { length, .. }) => length <= 15,
+            Some(Event::Interrupt(_) | Event::Nmi) | None => true,
+        };
+        again
+            && self.exception.is_none_or(|e| is_exception(e.vector))
+            && self.nmis <= MAX_NMIS
+            && !(self.interrupt.is_some() && matches!(self.again, Some(Event::Interrupt(_))))
     }
 
     /// An exception is raised. With one that waits or whose delivery was cut short it may become a

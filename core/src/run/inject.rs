@@ -22,7 +22,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let rflags = vendor.regs(state).rflags;
         if self.events.window
             && !self.events.has_interrupt()
-            && self.events.nmis == 0
+            // An NMI comes first, but not one that is held off: the guest may want interrupts in
+            // its NMI's handler.
+            && !(self.events.nmis > 0 && shadow.is_empty())
             && self.events.takes_interrupts(rflags, shadow)
         {
             return Some(Leave::InterruptWindow);
@@ -121,8 +123,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         &self.events
     }
 
-    /// Replaces the events that wait, by ones of [`events`](GuestCpu::events) from before.
-    pub fn set_events(&mut self, events: Events) {
+    /// Replaces the events that wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for events that do not exist.
+    pub fn set_events(&mut self, events: Events) -> Result<(), Error> {
+        if !events.exist() {
+            return Err(Error::Invalid);
+        }
         self.events = events;
+        Ok(())
     }
 }

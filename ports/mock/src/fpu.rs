@@ -43,3 +43,10 @@ unsafe impl<const NOTIFIER: bool> Fpu for Mock<NOTIFIER> {
         fpu.loaded = false;
     }
 }
+
+impl<const NOTIFIER: bool> Mock<NOTIFIER> {
+    /// Whether this thread has a guest's FPU state loaded.
+    pub fn has_guest_fpu(&self) -> bool {
+        self.0.thread().guest_fpu.get()
+    }
+}

@@ -2,7 +2,6 @@
 use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::memslot::SpaceId;
-use waterbear_core::regs::Regs;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vcpu::{Runner, Vcpu};
@@ -29,7 +28,6 @@ struct State {
     /// The access is the CPU's own, on its way through the guest's page tables.
     guest_walk: bool,
     page: Option<Pfn>,
-    regs: Regs,
 }
 
 impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
@@ -61,7 +59,6 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
             wanted: Access::NONE,
             guest_walk: false,
             page: None,
-            regs: Regs::default(),
         })
     }
 
@@ -88,9 +85,7 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         }
     }
 
-    fn regs<'a>(&self, vcpu: &'a mut State) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
+    crate::stateless!(State);
 
     fn flush_tlb(&self, vcpu: &mut State) {
         vcpu.tlb.flush();

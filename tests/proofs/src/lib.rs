@@ -10,8 +10,11 @@ pub mod guest;
 pub mod paging;
 pub mod random;
 pub mod rig;
+pub mod scripted_vendor;
+mod stateless;
 pub mod vcpu_thread;
 
 pub use guest::{Guest, Reached};
 pub use paging::Paging;
 pub use rig::{HVA, Rig};
+pub use scripted_vendor::{Scripted, ScriptedVcpu, ScriptedVendor};

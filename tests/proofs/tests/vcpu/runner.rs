@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use waterbear_core::Error;
 use waterbear_core::exit::Exit;
-use waterbear_core::regs::Regs;
 use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::vcpu::{Runner, Vcpu};
@@ -30,7 +29,6 @@ struct Notes {
 #[derive(Default)]
 struct Vcpu0 {
     entries: u32,
-    regs: Regs,
 }
 
 impl Hardware for Notes {
@@ -66,9 +64,7 @@ impl Vendor for Notes {
         Exit::Interrupt
     }
 
-    fn regs<'a>(&self, vcpu: &'a mut Vcpu0) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
+    waterbear_proofs::stateless!(Vcpu0);
 
     fn flush_tlb(&self, _: &mut Vcpu0) {
         self.did.lock().unwrap().push(Did::Flush);

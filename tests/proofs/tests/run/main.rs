@@ -1,0 +1,15 @@
+//! The run loop: what is done about each exit, and when the owner gets its vCPU back.
+#![cfg(not(loom))]
+
+mod control;
+mod cpuid;
+mod debug;
+mod double_fault;
+mod emulation;
+mod events;
+mod io;
+mod memory_runs_out;
+mod msr;
+mod signals;
+mod simple;
+mod support;
