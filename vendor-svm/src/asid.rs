@@ -98,3 +98,97 @@ impl Asids {
         (held, forget)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// ASIDs 1 to 3 are for guests.
+    const COUNT: u32 = 4;
+
+    /// One entry of a vCPU on CPU 0; what had to be forgotten.
+    fn enter(asids: &Asids, held: &mut Held, flush: bool, by_asid: bool) -> Forget {
+        let (now, forget) = asids.assign(0, *held, COUNT, flush, by_asid);
+        *held = now;
+        forget
+    }
+
+    #[test]
+    fn the_first_entry_on_a_cpu_forgets_everything() {
+        let (asids, mut one) = (Asids::default(), Held::default());
+        assert_eq!(enter(&asids, &mut one, false, true), Forget::All);
+        assert_eq!(one.asid(), 1);
+        asids.restart();
+        assert_eq!(enter(&asids, &mut one, false, true), Forget::All);
+    }
+
+    #[test]
+    fn a_vcpu_that_stays_keeps_its_translations() {
+        let (asids, mut one, mut two) = (Asids::default(), Held::default(), Held::default());
+        enter(&asids, &mut one, true, true);
+        enter(&asids, &mut two, true, true);
+        assert_eq!(enter(&asids, &mut one, false, true), Forget::Nothing);
+        assert_eq!((one.asid(), two.asid()), (1, 2));
+    }
+
+    #[test]
+    fn a_flush_forgets_the_asid_or_leaves_it() {
+        let (asids, mut one) = (Asids::default(), Held::default());
+        enter(&asids, &mut one, true, true);
+        assert_eq!(enter(&asids, &mut one, true, true), Forget::Own);
+        assert_eq!(one.asid(), 1);
+        assert_eq!(enter(&asids, &mut one, true, false), Forget::Nothing);
+        assert_eq!(one.asid(), 2);
+    }
+
+    #[test]
+    fn a_new_generation_forgets_everything_and_takes_the_old_asids_away() {
+        let asids = Asids::default();
+        let mut four = [Held::default(); 4];
+        for held in &mut four[..3] {
+            enter(&asids, held, true, true);
+        }
+        assert_eq!(enter(&asids, &mut four[3], true, true), Forget::All);
+        assert_eq!(four[3].asid(), 1);
+        // The first one had this ASID before.
+        assert_eq!(enter(&asids, &mut four[0], false, true), Forget::Nothing);
+        assert_eq!(four[0].asid(), 2);
+        assert!(four[0].same_generation(&four[3]));
+    }
+
+    #[test]
+    fn a_vcpu_that_ran_elsewhere_does_not_come_back_to_its_old_translations() {
+        let (here, there) = (Asids::default(), Asids::default());
+        let (first, _) = here.assign(0, Held::default(), COUNT, true, true);
+        let (second, _) = there.assign(1, first, COUNT, false, true);
+        assert!(!second.same_generation(&first));
+        let (third, _) = here.assign(0, second, COUNT, false, true);
+        assert_ne!(third.asid(), first.asid());
+    }
+
+    #[test]
+    fn no_two_vcpus_share_an_asid_within_a_generation() {
+        const VCPUS: usize = 7;
+        let asids = Asids::default();
+        let mut held = [Held::default(); VCPUS];
+        // The vCPU that the TLB holds translations of, by ASID.
+        let mut owner = [None; COUNT as usize];
+        let mut random = 12345_u32;
+        for _ in 0..2000 {
+            random = random.wrapping_mul(1_103_515_245).wrapping_add(12345);
+            let vcpu = (random >> 16) as usize % VCPUS;
+            let flush = random >> 28 == 0;
+            let forget = enter(&asids, &mut held[vcpu], flush, random & 1 << 8 != 0);
+            let asid = held[vcpu].asid() as usize;
+            assert!((1..COUNT as usize).contains(&asid));
+            match forget {
+                Forget::All => owner = [None; COUNT as usize],
+                Forget::Own => owner[asid] = None,
+                Forget::Nothing => {}
+            }
+            let stale = owner[asid].is_some_and(|it| it != vcpu || flush);
+            assert!(!stale, "vCPU {vcpu} finds translations under ASID {asid}");
+            owner[asid] = Some(vcpu);
+        }
+    }
+}

@@ -27,8 +27,8 @@ pub struct ByHand {
 }
 
 impl ByHand {
-    /// Puts the guest's values into the CPU. CR2, DR6 and DR7 are only noted: VMRUN loads the
-    /// guest's.
+    /// Puts the guest's values into the CPU. DR6 and DR7 are only noted: VMRUN loads the guest's.
+    /// It loads CR2 as well, but an emulator may not.
     ///
     /// # Safety
     ///
@@ -37,6 +37,10 @@ impl ByHand {
     pub unsafe fn load(guest: &Switched, cr4: u64, tsc_aux: u64, features: &Features) -> Self {
         // SAFETY: the kernel may read it.
         let cr2 = unsafe { cpu::read_cr2() };
+        if cr2 != guest.cr2 {
+            // SAFETY: no fault of the host's is being handled.
+            unsafe { cpu::write_cr2(guest.cr2) }
+        }
         // SAFETY: the kernel may read it.
         let dr6 = unsafe { cpu::read_dr6() };
         // SAFETY: the kernel may read it.

@@ -46,6 +46,8 @@ const RDTSCP: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
 const XSAVES: u32 = 1 << 3;
 const PREDICTION_BARRIER: u32 = 1 << 12;
+/// IBRS, STIBP or SSBD, each of which has a bit of SPEC_CTRL.
+const SPEC_CTRL: u32 = 1 << 14 | 1 << 15 | 1 << 24;
 const AUTOMATIC_IBRS: u32 = 1 << 8;
 /// VM_CR.SVMDIS: EFER.SVME cannot be set.
 const SVM_DISABLED: u64 = 1 << 4;
@@ -73,6 +75,8 @@ pub struct Features {
     pub xsave: bool,
     /// XSAVES and its register IA32_XSS.
     pub xsaves: bool,
+    /// The register SPEC_CTRL.
+    pub spec_ctrl: bool,
     /// PRED_CMD.IBPB: branch predictors can be made to forget.
     pub prediction_barrier: bool,
     /// EFER.AIBRSE: the CPU can protect the host's predictions by itself.
@@ -110,6 +114,7 @@ impl Facts {
             tsc_aux: self.features_edx & RDTSCP != 0,
             xsave: self.basic_ecx & XSAVE != 0,
             xsaves: self.xsave_eax & XSAVES != 0,
+            spec_ctrl: self.extended_ebx & SPEC_CTRL != 0,
             prediction_barrier: self.extended_ebx & PREDICTION_BARRIER != 0,
             automatic_ibrs: self.extended2_eax & AUTOMATIC_IBRS != 0,
             // Before CPUID told the width it was 36.

@@ -89,3 +89,82 @@ pub fn soft_length(event: Event) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_have_the_words_of_the_manual() {
+        let words = [
+            (Event::Interrupt(0x30), 0x8000_0030),
+            (Event::Nmi, 0x8000_0202),
+            (Event::Exception(Exception::invalid_opcode()), 0x8000_0306),
+            (
+                Event::Exception(Exception::general_protection(0x18)),
+                0x18_8000_0b0d,
+            ),
+            (
+                Event::SoftException {
+                    vector: 3,
+                    length: 1,
+                },
+                0x8000_0303,
+            ),
+            (
+                Event::SoftInterrupt {
+                    vector: 0x80,
+                    length: 2,
+                },
+                0x8000_0480,
+            ),
+        ];
+        for (event, word) in words {
+            assert_eq!(encode(event, true), word, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn an_exception_in_real_mode_has_no_error_code() {
+        let event = Event::Exception(Exception::general_protection(0x18));
+        assert_eq!(encode(event, false), 0x8000_030d);
+    }
+
+    #[test]
+    fn what_was_cut_short_is_what_was_injected() {
+        let cr2 = 0x1234;
+        for event in [
+            Event::Interrupt(0xff),
+            Event::Nmi,
+            Event::Exception(Exception::plain(Exception::DE)),
+            Event::Exception(Exception::with_error(Exception::TS, 0x28)),
+            Event::Exception(Exception::page_fault(cr2, 2)),
+            Event::SoftException {
+                vector: Exception::BP,
+                length: 1,
+            },
+            Event::SoftInterrupt {
+                vector: 0x21,
+                length: 2,
+            },
+        ] {
+            let word = encode(event, true);
+            assert_eq!(decode(word, Some(event), cr2), Some(event));
+        }
+        assert_eq!(decode(0, Some(Event::Nmi), cr2), None);
+    }
+
+    #[test]
+    fn the_guest_s_own_software_event_is_executed_again() {
+        let vector = 0x21;
+        let word = encode(Event::SoftInterrupt { vector, length: 2 }, true);
+        assert_eq!(decode(word, None, 0), None);
+        // Another one was injected, and is over.
+        let other = Event::SoftInterrupt {
+            vector: 0x22,
+            length: 2,
+        };
+        assert_eq!(decode(word, Some(other), 0), None);
+        assert_eq!(decode(0x8000_0303, None, 0), None);
+    }
+}

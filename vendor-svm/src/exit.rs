@@ -1,7 +1,7 @@
 //! Why the guest was left: exit codes into the core's words.
 //!
 //! Source: AMD APM volume 2, "SVM Intercept Exit Codes" and the sections on each intercept.
-use waterbear_core::arch::Exception;
+use waterbear_core::arch::{Exception, Rflags};
 use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
 use waterbear_core::tdp::fast::Access;
 use waterbear_hal::Gpa;
@@ -30,13 +30,18 @@ pub mod code {
     pub const INVALID: u64 = u64::MAX;
 }
 
+/// The exit code. The negative ones may come without their upper half.
+pub fn reason(control: &Control) -> u64 {
+    i64::from(control.exit_code as i32) as u64
+}
+
 /// What an exit means. `assists` says that the CPU has decode assists; `causes` is what
 /// a debug exception has set in DR6.
 pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
     let (info1, info2) = (control.exit_info1, control.exit_info2);
     // Bit 63 tells MOV from CLTS, LMSW and SMSW; the lowest four name the general register.
     let general = (assists && info1 >> 63 != 0).then_some(info1 as u8 & 0xf);
-    match control.exit_code {
+    match reason(control) {
         register @ 0x00..=0x0f => Exit::Control(ControlExit::Read {
             register: register as u8,
             target: general,
@@ -121,6 +126,15 @@ pub const DR6_CAUSES: u64 = 0xe00f;
 /// BS: single-stepping.
 pub const DR6_STEP: u64 = 1 << 14;
 
+/// The bit of DR6 that the trap flag causes, if it is on.
+pub fn step_of(flags: u64) -> u64 {
+    if Rflags::from_bits_retain(flags).contains(Rflags::TF) {
+        DR6_STEP
+    } else {
+        0
+    }
+}
+
 /// A nested page fault. The walk of a guest's page tables counts as user writes, whatever the
 /// access that made it ("Nested Table Walk").
 fn nested_fault(info1: u64, info2: u64) -> Exit {
@@ -138,5 +152,99 @@ fn nested_fault(info1: u64, info2: u64) -> Exit {
         Exit::Mmio { gpa, access }
     } else {
         Exit::Fault { gpa, access }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pages::empty_block;
+
+    fn of(exit_code: u64, exit_info1: u64, exit_info2: u64, assists: bool) -> Exit {
+        let mut control = empty_block().control;
+        control.exit_code = exit_code;
+        control.exit_info1 = exit_info1;
+        control.exit_info2 = exit_info2;
+        decode(&control, assists, DR6_STEP)
+    }
+
+    #[test]
+    fn control_registers_name_the_general_register_where_the_cpu_does() {
+        const MOV: u64 = 1 << 63;
+        let write = |register, source| Exit::Control(ControlExit::Write { register, source });
+        assert_eq!(of(0x14, MOV | 3, 0, true), write(4, Some(3)));
+        assert_eq!(of(0x14, MOV | 3, 0, false), write(4, None));
+        assert_eq!(of(0x65, MOV | 15, 0, true), write(0, Some(15)));
+        assert_eq!(of(0x65, 0, 0, false), write(0, None));
+        let status = Exit::Control(ControlExit::LoadStatus(None));
+        assert_eq!(of(0x65, 0, 0, true), status);
+        let read = Exit::Control(ControlExit::Read {
+            register: 8,
+            target: Some(1),
+        });
+        assert_eq!(of(0x08, MOV | 1, 0, true), read);
+    }
+
+    #[test]
+    fn debug_registers_tell_reads_from_writes() {
+        let debug = |register, read, general| {
+            Exit::Debug(DebugExit {
+                register,
+                read,
+                general,
+            })
+        };
+        assert_eq!(of(0x27, 5, 0, true), debug(7, true, Some(5)));
+        assert_eq!(of(0x30, 5, 0, false), debug(0, false, None));
+    }
+
+    #[test]
+    fn exceptions_come_with_what_they_bring() {
+        let page_fault = Exception::page_fault(0x1000, 2);
+        assert_eq!(of(0x4e, 2, 0x1000, true), Exit::Exception(page_fault));
+        let alignment = Exception::with_error(Exception::AC, 0);
+        assert_eq!(of(0x51, 0, 0, true), Exit::Exception(alignment));
+        let debug = Exception {
+            payload: DR6_STEP,
+            ..Exception::plain(Exception::DB)
+        };
+        assert_eq!(of(0x41, 0, 0, true), Exit::Exception(debug));
+        // A machine check is the host's.
+        assert_eq!(of(0x52, 0, 0, true), Exit::Interrupt);
+    }
+
+    #[test]
+    fn ports_are_taken_apart() {
+        let io = Exit::Io(IoExit {
+            port: 0x3f8,
+            size: 2,
+            input: true,
+            string: true,
+            repeat: false,
+        });
+        assert_eq!(of(0x7b, 0x03f8_0025, 0, false), io);
+    }
+
+    #[test]
+    fn nested_faults_say_how() {
+        let gpa = Gpa(0x5000);
+        let access = Access {
+            write: true,
+            exec: false,
+            guest_walk: true,
+        };
+        let fault = Exit::Fault { gpa, access };
+        assert_eq!(of(0x400, 1 << 33 | 6, gpa.0, true), fault);
+        let access = Access::default();
+        let mmio = Exit::Mmio { gpa, access };
+        assert_eq!(of(0x400, 1 << 32 | 0xd, gpa.0, true), mmio);
+    }
+
+    #[test]
+    fn a_refusal_is_one_with_and_without_its_upper_half() {
+        let refused = Exit::Refused(code::INVALID);
+        assert_eq!(of(u64::MAX, 0, 0, true), refused);
+        assert_eq!(of(0xffff_ffff, 0, 0, true), refused);
+        assert_eq!(of(0x403, 0, 0, true), Exit::Unknown(0x403));
     }
 }

@@ -7,7 +7,7 @@ use waterbear_core::vendor::{Control, Msr, Vendor};
 use waterbear_hal::{Hal, Pfn};
 
 use crate::clean::Clean;
-use crate::exit::code;
+use crate::exit::{code, reason};
 use crate::segment;
 use crate::svm::Svm;
 use crate::vcpu::SvmVcpu;
@@ -35,7 +35,7 @@ impl<H: Hal> Vendor for Svm<H> {
         const IOIO: u64 = 0x7b;
         let block = vcpu.block.fields();
         let control = &block.control;
-        let next = match control.exit_code {
+        let next = match reason(control) {
             // The one exit where every CPU tells it.
             IOIO => control.exit_info2,
             _ if self.features().next_rip => control.next_rip,
@@ -56,7 +56,7 @@ impl<H: Hal> Vendor for Svm<H> {
     fn fetched<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a [u8] {
         let control = &vcpu.block.fields().control;
         let told = self.features().decode_assists
-            && matches!(control.exit_code, code::NPF | code::PAGE_FAULT);
+            && matches!(reason(control), code::NPF | code::PAGE_FAULT);
         let count = if told { control.fetched_count } else { 0 };
         control.fetched.get(..count.into()).unwrap_or_default()
     }

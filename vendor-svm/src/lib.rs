@@ -16,6 +16,7 @@
 //! | [`pages`] | memory that hardware reads |
 //! | [`cpu`] | reading and writing this CPU's registers |
 //! | [`by_hand`] | host registers that no instruction gives back |
+//! | [`host_state`] | every register that a guest's run could change, and who gives it back |
 //! | [`world`] | the switch into the guest and back |
 //! | [`vcpu`] | a vCPU before and after a run |
 //! | [`svm`] | which CPUs it is on, and the way in and out |
@@ -40,6 +41,8 @@ pub mod event;
 pub mod exit;
 #[cfg(target_arch = "x86_64")]
 pub mod hooks;
+#[cfg(target_arch = "x86_64")]
+pub mod host_state;
 pub mod intercept;
 pub mod nmi;
 pub mod npt;

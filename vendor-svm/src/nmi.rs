@@ -139,7 +139,8 @@ impl Nmi {
         let Some(step) = step else {
             return stepped;
         };
-        let done = why == code::DEBUG && dr6 & DR6_STEP != 0;
+        // With the trap flag on, moving on is what caused it: emulators may not say so in DR6.
+        let done = why == code::DEBUG && (dr6 & DR6_STEP != 0 || rip != step.rip);
         if done && step.iret {
             self.set_masked(false);
         }
@@ -157,5 +158,112 @@ impl Nmi {
         }
         stepped.dr6 |= step.dr6 & DR6_CAUSES;
         stepped
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const TF: u64 = Rflags::TF.bits();
+
+    fn at(rip: u64) -> Regs {
+        Regs {
+            rip,
+            rflags: 2,
+            ..Regs::default()
+        }
+    }
+
+    /// One that is at an IRET which has exited.
+    fn at_iret(rip: u64) -> Nmi {
+        let mut nmi = Nmi::default();
+        nmi.set_masked(true);
+        assert!(!nmi.prepare(&at(rip), 0, false, true));
+        assert!(nmi.intercepts_iret());
+        let stepped = nmi.finish(code::IRET, rip, &mut 2, 0);
+        assert_eq!(stepped.exit, Some(Exit::Interrupt));
+        assert!(nmi.masked());
+        nmi
+    }
+
+    #[test]
+    fn a_handler_is_over_when_rip_has_left_its_iret() {
+        let mut nmi = at_iret(0x10);
+        nmi.prepare(&at(0x10), 0, false, true);
+        assert!(!nmi.intercepts_iret() && !nmi.steps());
+        nmi.finish(0x60, 0x10, &mut 2, 0);
+        assert!(nmi.masked(), "the IRET has not been executed");
+        nmi.prepare(&at(0x10), 0, false, true);
+        nmi.finish(0x60, 0x20, &mut 2, 0);
+        assert!(!nmi.masked());
+    }
+
+    #[test]
+    fn an_event_in_between_makes_the_iret_exit_again() {
+        let mut nmi = at_iret(0x10);
+        nmi.prepare(&at(0x10), 0, false, false);
+        assert!(nmi.intercepts_iret());
+        nmi.finish(0x60, 0x500, &mut 2, 0);
+        assert!(nmi.masked(), "the event's handler runs inside the NMI's");
+    }
+
+    #[test]
+    fn a_wanted_window_steps_over_the_iret() {
+        let mut nmi = at_iret(0x10);
+        nmi.want(true);
+        assert!(!nmi.prepare(&at(0x10), 0xffff_0ff1, false, true));
+        assert!(nmi.steps());
+        assert_eq!(nmi.flags(2), 2 | TF);
+        assert_eq!(nmi.dr6(0xffff_0ff1), 0xffff_0ff0);
+        let mut flags = 0x202;
+        let stepped = nmi.finish(code::DEBUG, 0x20, &mut flags, 0xffff_4ff0);
+        assert_eq!(stepped.exit, Some(Exit::NmiWindow));
+        // The guest's own bit is back, and ours is gone.
+        assert_eq!(stepped.dr6, 0xffff_0ff1);
+        assert_eq!(flags, 0x202);
+        assert!(!nmi.masked());
+    }
+
+    #[test]
+    fn a_step_that_faults_leaves_no_trap_flag() {
+        let mut nmi = at_iret(0x10);
+        nmi.want(true);
+        nmi.prepare(&at(0x10), 0, false, true);
+        let mut flags = 2 | TF;
+        let stepped = nmi.finish(code::PAGE_FAULT, 0x10, &mut flags, 0);
+        assert_eq!((stepped.exit, flags), (None, 2));
+        assert!(nmi.masked());
+    }
+
+    #[test]
+    fn a_breakpoint_met_by_the_step_is_the_guest_s() {
+        let mut nmi = Nmi::default();
+        nmi.want(true);
+        assert!(!nmi.prepare(&at(0x10), 0, true, true));
+        let mut flags = 2 | TF;
+        let stepped = nmi.finish(code::DEBUG, 0x12, &mut flags, DR6_STEP | 1);
+        assert_eq!((stepped.exit, stepped.causes, flags), (None, 1, 2));
+    }
+
+    #[test]
+    fn the_guest_s_own_single_step_is_its_own() {
+        let mut nmi = Nmi::default();
+        nmi.want(true);
+        let mut regs = at(0x10);
+        regs.rflags |= TF;
+        nmi.prepare(&regs, 0, true, true);
+        let mut flags = 2 | TF;
+        let stepped = nmi.finish(code::DEBUG, 0x12, &mut flags, DR6_STEP);
+        assert_eq!((stepped.exit, stepped.causes), (None, DR6_STEP));
+        assert_eq!(flags, 2 | TF);
+    }
+
+    #[test]
+    fn an_open_window_needs_no_entry() {
+        let mut nmi = Nmi::default();
+        nmi.want(true);
+        assert!(nmi.prepare(&at(0x10), 0, false, true));
+        assert!(!nmi.prepare(&at(0x10), 0, false, false));
     }
 }

@@ -82,3 +82,10 @@ impl<H: Hal> Block<H> {
         unsafe { self.0.start().cast::<Vmcb>().as_mut() }
     }
 }
+
+/// A control block of zeros that no hardware knows, for tests.
+#[cfg(all(test, not(loom)))]
+pub fn empty_block() -> Vmcb {
+    // SAFETY: integers and bit sets, which may be zero.
+    unsafe { core::mem::zeroed() }
+}

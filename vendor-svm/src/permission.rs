@@ -44,3 +44,39 @@ pub fn open(map: &mut [u8]) {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_passed_msrs_are_open() {
+        let mut map = [0xff; MSR_MAP];
+        open(&mut map);
+        let open = |msr| {
+            let (byte, bit) = place(msr).unwrap();
+            map[byte] >> bit & 3 == 0
+        };
+        for msr in PASSED {
+            assert!(open(msr), "{msr:#x}");
+        }
+        // Two bits each, and no other bit is clear.
+        let clear: u32 = map.iter().map(|byte| byte.count_zeros()).sum();
+        assert_eq!(clear as usize, PASSED.len() * 2);
+        // PAT, EFER, TSC_AUX, VM_HSAVE_PA, SPEC_CTRL.
+        for msr in [0x277, 0xc000_0080, 0xc000_0103, 0xc001_0117, 0x48] {
+            assert!(!open(msr), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn each_range_of_msrs_has_its_quarter_of_the_map() {
+        assert_eq!(place(0), Some((0, 0)));
+        assert_eq!(place(0x1fff), Some((0x7ff, 6)));
+        assert_eq!(place(0xc000_0000), Some((0x800, 0)));
+        assert_eq!(place(0xc001_1fff), Some((0x17ff, 6)));
+        assert_eq!(place(0x2000), None);
+        assert_eq!(place(0x4000_0000), None);
+        assert_eq!(place(u32::MAX), None);
+    }
+}

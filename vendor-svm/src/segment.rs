@@ -88,3 +88,51 @@ pub fn set_table(save: &mut Save, name: TableName, value: TableRegister) -> Clea
     };
     Clean::TABLES
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pages::empty_block;
+
+    #[test]
+    fn every_segment_has_a_place_of_its_own() {
+        let mut block = empty_block();
+        let save = &mut block.save;
+        let value = |name: SegmentName| Segment {
+            selector: name as u16 * 8 + 8,
+            attributes: Attributes::from_bits_truncate(0x93),
+            limit: 0xffff,
+            base: (name as u64) << 12,
+        };
+        for name in SegmentName::ALL {
+            set(save, name, value(name));
+        }
+        let tables = [TableName::Gdtr, TableName::Idtr];
+        for (name, base) in tables.into_iter().zip(1..) {
+            set_table(save, name, TableRegister { limit: 7, base });
+        }
+        for name in SegmentName::ALL {
+            assert_eq!(get(save, name), value(name));
+        }
+        for (name, base) in tables.into_iter().zip(1..) {
+            assert_eq!(table(save, name), TableRegister { limit: 7, base });
+        }
+    }
+
+    #[test]
+    fn the_privilege_level_is_that_of_ss() {
+        let mut block = empty_block();
+        let save = &mut block.save;
+        let user = Segment {
+            attributes: Attributes::from_bits_truncate(0xf3),
+            ..Segment::default()
+        };
+        assert_eq!(set(save, SegmentName::Ss, user), Clean::SEGMENTS);
+        assert_eq!(save.cpl, 3);
+        // The CPU keeps it in one place only.
+        save.cpl = 2;
+        assert_eq!(get(save, SegmentName::Ss).attributes.dpl(), 2);
+        set(save, SegmentName::Ds, user);
+        assert_eq!(save.cpl, 2);
+    }
+}

@@ -13,7 +13,7 @@ use crate::asid::Asids;
 use crate::by_hand::ByHand;
 use crate::cpu::{EFER, PRED_CMD, VM_HSAVE_PA, facts, machine_check, read_msr, write_msr};
 use crate::detect::Features;
-use crate::exit::code;
+use crate::exit::{code, reason};
 use crate::pages::Pages;
 use crate::permission;
 use crate::vcpu::{Maps, SvmVcpu};
@@ -162,7 +162,7 @@ impl<H: Hal> Svm<H> {
         // interrupts off; block and pages are ours and of this CPU.
         unsafe { world::run(block, host, &mut vcpu.regs, stuff) }
         let block = vcpu.block.fields();
-        let why = block.control.exit_code;
+        let why = reason(&block.control);
         let (cr2, dr6) = (block.save.cr2, block.save.dr6);
         // SAFETY: this is the CPU of `load`, and interrupts are off since.
         unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }

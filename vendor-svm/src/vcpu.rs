@@ -235,9 +235,9 @@ impl<H: Hal> SvmVcpu<H> {
             let wide = block.save.long_code();
             let next = rip.wrapping_add(length.into());
             let next = if wide { next } else { next & 0xffff_ffff };
-            if features.next_rip {
-                block.control.next_rip = next;
-            } else {
+            block.control.next_rip = next;
+            // A CPU that has no decode assists may not look at it.
+            if !(features.next_rip && features.decode_assists) {
                 self.soft = Some(Soft {
                     rip,
                     next,
@@ -276,9 +276,15 @@ impl<H: Hal> SvmVcpu<H> {
         } = self;
         let block = block.fields();
         let (control, save) = (&mut block.control, &block.save);
-        let why = control.exit_code;
-        let refused = why == code::INVALID;
-        control.clean = if features.clean_bits && !refused {
+        self.wants_interrupt = false;
+        let why = exit::reason(control);
+        if why == code::INVALID {
+            // The guest has not run. Everything is as it was, and the event still waits; what the
+            // block holds may not be the guest's.
+            control.clean = Clean::empty();
+            return Exit::Refused(why);
+        }
+        control.clean = if features.clean_bits {
             Clean::all()
         } else {
             Clean::empty()
@@ -292,15 +298,17 @@ impl<H: Hal> SvmVcpu<H> {
         let cut_short = control.exit_int_info;
         if let Some(soft) = self.soft.take() {
             let delivered = regs.rip != soft.next || save.rsp != soft.rsp;
-            if refused || (event::is_valid(cut_short) && !delivered) {
+            if event::is_valid(cut_short) && !delivered {
                 regs.rip = soft.rip;
             }
         }
-        if !refused {
-            self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
+        self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
+        let mut dr6 = save.dr6;
+        if why == code::DEBUG && dr6 & exit::DR6_CAUSES == 0 {
+            // An emulator that leaves DR6 to the handler. Of the causes this one can be told.
+            dr6 |= exit::step_of(regs.rflags);
         }
-        self.wants_interrupt = false;
-        let stepped = self.nmi.finish(why, regs.rip, &mut regs.rflags, save.dr6);
+        let stepped = self.nmi.finish(why, regs.rip, &mut regs.rflags, dr6);
         switched.dr6 = stepped.dr6;
         let exit = match stepped.exit {
             Some(exit) => exit,

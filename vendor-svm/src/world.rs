@@ -1,13 +1,15 @@
 //! The switch into the guest and back.
 //!
-//! # What is switched where
+//! Which register is switched where is a table: [`host_state`](crate::host_state). Here it is
 //!
-//! | state | into the guest | back to the host |
-//! |---|---|---|
-//! | RAX, RSP, RIP, RFLAGS, CR0, CR3, CR4, EFER, CS, SS, DS, ES, GDTR, IDTR, CPL, DR6, DR7 | VMRUN, from the control block | the exit itself, from the host save area |
-//! | FS, GS, LDTR, TR, KernelGSBase, STAR, LSTAR, CSTAR, SFMASK, SYSENTER | VMLOAD, from the control block | VMLOAD, from the page that VMSAVE filled on the way in |
-//! | RCX, RDX, RBX, RBP, RSI, RDI, R8 to R15 | loaded here | callee-saved ones from the stack; the others are cleared, so that no guest value steers what the host does next |
-//! | interrupts | CLGI holds them off from here to VMRUN; with IF set one that comes ends the guest's run | CLI, then STGI: taken when the caller turns interrupts on |
+//! - the general registers but RAX and RSP: on the way back the callee-saved ones come from the
+//!   stack, and the others are cleared, so that no guest value steers what the host does next;
+//! - what VMSAVE and VMLOAD know, both ways;
+//! - interrupts. CLGI holds everything off from here to VMRUN, which turns GIF on for the guest.
+//!   The host's IF is on meanwhile, so an interrupt ends the guest's run; so does an NMI. Both stay
+//!   pending: the exit turns GIF off. With IF off again STGI lets the NMI through to the host's
+//!   handler, on the host's own segments, and the interrupt waits until the caller turns
+//!   interrupts on.
 //!
 //! Source: AMD APM volume 2, "VMRUN", "VMSAVE and VMLOAD", "Global Interrupt
 //! Flag".
@@ -23,7 +25,8 @@ use waterbear_hal::Hpa;
 ///
 /// EFER.SVME is set and VM_HSAVE_PA is this CPU's own page. `vmcb` is a valid
 /// control block whose memory the guest cannot reach, `host` a page of this
-/// CPU's own, and interrupts are off.
+/// CPU's own, and interrupts are off. `stuff` says that the return predictions
+/// have to be overwritten afterwards.
 pub unsafe fn run(vmcb: Hpa, host: Hpa, regs: &mut Regs, stuff: bool) {
     // SAFETY: as the caller promises; `Regs` has the layout that the assembly
     // knows.

@@ -14,6 +14,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod guests;
 #[cfg(target_os = "none")]
+mod hooks;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod machine;
