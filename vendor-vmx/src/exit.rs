@@ -69,6 +69,21 @@ pub trait Fields {
     fn read(&self, field: u32) -> u64;
 }
 
+bitflags::bitflags! {
+    /// What is to be done before the core hears of an exit.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct ToDo: u8 {
+        /// The exit took an NMI from the host, which is to be raised again.
+        const HOST_NMI = 1 << 0;
+        /// The same with a machine check.
+        const HOST_MACHINE_CHECK = 1 << 1;
+        /// NMIs stay blocked, although the CPU does not know it.
+        const BLOCK_NMIS = 1 << 2;
+        /// RIP moves on by the length: the exception is a trap.
+        const SKIP = 1 << 3;
+    }
+}
+
 /// What an exit says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Left {
@@ -76,24 +91,38 @@ pub struct Left {
     pub exit: Exit,
     /// The length of the instruction that left it, or 0.
     pub length: u8,
-    /// The exit took an exception from the host, with this vector, which is to be raised again.
-    pub host: Option<u8>,
-    /// NMIs stay blocked, although the CPU does not know it.
-    pub nmi_blocked: bool,
-    /// RIP moves on by `length` first: the exception is a trap.
-    pub trap: bool,
+    /// What is to be done first.
+    pub to_do: ToDo,
+}
+
+impl Left {
+    /// Not by an instruction, or by one whose length the CPU does not tell.
+    #[inline(always)]
+    fn plain(exit: Exit) -> Self {
+        Self {
+            exit,
+            length: 0,
+            to_do: ToDo::empty(),
+        }
+    }
+
+    fn and(self, to_do: ToDo, really: bool) -> Self {
+        Self {
+            to_do: if really {
+                self.to_do | to_do
+            } else {
+                self.to_do
+            },
+            ..self
+        }
+    }
 }
 
 /// What the exit with this reason says. `vectoring` is the information about the event whose
 /// delivery it cut short.
+#[inline(always)]
 pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
-    let plain = |exit| Left {
-        exit,
-        length: 0,
-        host: None,
-        nmi_blocked: false,
-        trap: false,
-    };
+    let plain = Left::plain;
     // By an instruction, whose length the CPU tells.
     let by = |exit| Left {
         length: fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
@@ -106,13 +135,12 @@ pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
         reason::IO => by(io(qualification())),
         reason::EPT_VIOLATION => {
             let bits = qualification();
-            Left {
-                nmi_blocked: bits & UNBLOCKED != 0 && !event::is_valid(vectoring),
-                ..plain(Exit::Fault {
-                    gpa: gpa(),
-                    access: access(bits),
-                })
-            }
+            let exit = Exit::Fault {
+                gpa: gpa(),
+                access: access(bits),
+            };
+            let unblocked = bits & UNBLOCKED != 0 && !event::is_valid(vectoring);
+            plain(exit).and(ToDo::BLOCK_NMIS, unblocked)
         }
         // The exit does not say how the guest touched it.
         reason::EPT_MISCONFIGURATION => plain(Exit::Mmio {
@@ -125,7 +153,7 @@ pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
         reason::WRMSR => by(Exit::WriteMsr),
         reason::CONTROL => by(control(qualification())),
         reason::DEBUG => by(debug(qualification())),
-        reason::EXCEPTION_OR_NMI => exception(fields, plain, vectoring),
+        reason::EXCEPTION_OR_NMI => exception(fields, vectoring),
         reason::INTERRUPT_WINDOW => plain(Exit::InterruptWindow),
         reason::NMI_WINDOW => plain(Exit::NmiWindow),
         reason::TRIPLE_FAULT => plain(Exit::Shutdown),
@@ -167,62 +195,57 @@ pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
         | reason::UMWAIT
         | reason::TPAUSE
         | reason::ENCLV => by(Exit::Forbidden),
-        reason::DIRTY_LOG_FULL => Left {
-            nmi_blocked: qualification() & UNBLOCKED != 0 && !event::is_valid(vectoring),
-            ..plain(Exit::DirtyLogFull)
-        },
-        why if why & ENTRY_FAILED != 0 && why & 0xffff == reason::MACHINE_CHECK => Left {
-            host: Some(Exception::MC),
-            ..plain(Exit::Interrupt)
-        },
+        reason::DIRTY_LOG_FULL => {
+            let unblocked = qualification() & UNBLOCKED != 0 && !event::is_valid(vectoring);
+            plain(Exit::DirtyLogFull).and(ToDo::BLOCK_NMIS, unblocked)
+        }
+        why if why & ENTRY_FAILED != 0 && why & 0xffff == reason::MACHINE_CHECK => {
+            plain(Exit::Interrupt).and(ToDo::HOST_MACHINE_CHECK, true)
+        }
         why if why & ENTRY_FAILED != 0 => plain(Exit::Refused(why)),
         other => plain(Exit::Unknown(other)),
     }
 }
 
 /// An exception that is intercepted, or an NMI of the host's.
-fn exception(fields: &impl Fields, plain: impl Fn(Exit) -> Left, vectoring: u32) -> Left {
+#[cold]
+fn exception(fields: &impl Fields, vectoring: u32) -> Left {
     const HAS_ERROR: u64 = 1 << 11;
     const INT1: u64 = 5;
     let info = fields.read(ro::VMEXIT_INTERRUPTION_INFO);
     let vector = info as u8;
     if event::is_nmi(info as u32) {
-        return Left {
-            host: Some(vector),
-            ..plain(Exit::Interrupt)
-        };
+        return Left::plain(Exit::Interrupt).and(ToDo::HOST_NMI, true);
     }
     // A double fault's IRET is not restarted.
-    let nmi_blocked =
-        info & UNBLOCKED != 0 && vector != Exception::DF && !event::is_valid(vectoring);
+    let unblocked = info & UNBLOCKED != 0 && vector != Exception::DF && !event::is_valid(vectoring);
     if vector == Exception::MC {
-        return Left {
-            host: Some(vector),
-            nmi_blocked,
-            ..plain(Exit::Interrupt)
-        };
+        return Left::plain(Exit::Interrupt)
+            .and(ToDo::HOST_MACHINE_CHECK, true)
+            .and(ToDo::BLOCK_NMIS, unblocked);
     }
     let qualification = fields.read(ro::EXIT_QUALIFICATION);
     let error = fields.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32;
+    let left = Left::plain(Exit::Exception(Exception {
+        vector,
+        error: (info & HAS_ERROR != 0).then_some(error),
+        payload: match vector {
+            Exception::PF => qualification,
+            Exception::DB => qualification & DR6_NEW,
+            _ => 0,
+        },
+    }));
     let trap = info >> 8 & 7 == INT1;
     Left {
-        nmi_blocked,
-        trap,
         length: if trap {
             fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
         } else {
             0
         },
-        ..plain(Exit::Exception(Exception {
-            vector,
-            error: (info & HAS_ERROR != 0).then_some(error),
-            payload: match vector {
-                Exception::PF => qualification,
-                Exception::DB => qualification & DR6_NEW,
-                _ => 0,
-            },
-        }))
+        ..left
     }
+    .and(ToDo::SKIP, trap)
+    .and(ToDo::BLOCK_NMIS, unblocked)
 }
 
 fn io(qualification: u64) -> Exit {
@@ -269,3 +292,6 @@ fn debug(qualification: u64) -> Exit {
         general: Some((qualification >> 8 & 0xf) as u8),
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -15,17 +15,49 @@ use x86::msr::{
 };
 use x86::vmx::vmcs::host;
 
-use crate::cpu::{read_cr0, read_cr3, read_cr4, read_msr, write_msr};
+use crate::cpu::{read_cr0, read_cr3, read_cr4, read_fs_base, read_msr, write_msr};
 use crate::fields::Current;
+
+macro_rules! selector {
+    ($instruction:literal) => {{
+        let value: u16;
+        // SAFETY: reading the register has no effect; this is the kernel.
+        unsafe { asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags)) }
+        value
+    }};
+}
 
 /// The selectors that an exit clears, unless the control structure has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Selectors {
-    ds: u16,
-    es: u16,
-    fs: u16,
-    gs: u16,
+    /// DS, ES, FS and GS, from the lowest bits up.
+    data: u64,
     ldtr: u16,
+}
+
+impl Selectors {
+    #[inline(always)]
+    fn read() -> Self {
+        let of = |value: u16, place: u32| u64::from(value) << (16 * place);
+        Self {
+            data: of(selector!("mov {0:x}, ds"), 0)
+                | of(selector!("mov {0:x}, es"), 1)
+                | of(selector!("mov {0:x}, fs"), 2)
+                | of(selector!("mov {0:x}, gs"), 3),
+            ldtr: selector!("sldt {0:x}"),
+        }
+    }
+
+    /// DS, ES, FS and GS.
+    fn split(self) -> [u16; 4] {
+        [0, 16, 32, 48].map(|shift| (self.data >> shift) as u16)
+    }
+
+    /// Whether one has to be put back by hand.
+    #[inline(always)]
+    fn any_by_hand(self) -> bool {
+        self.data & 0x0007_0007_0007_0007 != 0 || self.ldtr != 0
+    }
 }
 
 /// The host's state, as the control structure has it.
@@ -36,21 +68,11 @@ pub struct Host {
     /// CR4.
     pub cr4: u64,
     fs_base: u64,
-    gs_base: u64,
     selectors: Selectors,
     gdt: DescriptorTablePointer<u64>,
     idt: DescriptorTablePointer<u64>,
     /// The RSP with which the last exit returned; 0 when neither it nor RIP has been written.
     pub rsp: u64,
-}
-
-macro_rules! selector {
-    ($instruction:literal) => {{
-        let value: u16;
-        // SAFETY: reading the register has no effect; this is the kernel.
-        unsafe { asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags)) }
-        value
-    }};
 }
 
 impl Host {
@@ -80,6 +102,8 @@ impl Host {
             (host::IA32_SYSENTER_ESP, msr(IA32_SYSENTER_ESP)),
             (host::IA32_SYSENTER_EIP, msr(IA32_SYSENTER_EIP)),
             (host::IA32_EFER_FULL, msr(IA32_EFER)),
+            // In a kernel that is where the CPU's own data are.
+            (host::GS_BASE, msr(IA32_GS_BASE)),
         ];
         for (field, value) in values {
             current.write(field, value);
@@ -95,7 +119,6 @@ impl Host {
             host::CR3,
             host::CR4,
             host::FS_BASE,
-            host::GS_BASE,
             host::DS_SELECTOR,
             host::ES_SELECTOR,
             host::FS_SELECTOR,
@@ -119,17 +142,9 @@ impl Host {
         update(host::CR0, &mut self.cr0, read_cr0());
         update(host::CR3, &mut self.cr3, read_cr3());
         update(host::CR4, &mut self.cr4, read_cr4());
-        // SAFETY: every 64-bit CPU has these registers; this is the kernel.
-        let msr = |number| unsafe { read_msr(number) };
-        update(host::FS_BASE, &mut self.fs_base, msr(IA32_FS_BASE));
-        update(host::GS_BASE, &mut self.gs_base, msr(IA32_GS_BASE));
-        let selectors = Selectors {
-            ds: selector!("mov {0:x}, ds"),
-            es: selector!("mov {0:x}, es"),
-            fs: selector!("mov {0:x}, fs"),
-            gs: selector!("mov {0:x}, gs"),
-            ldtr: selector!("sldt {0:x}"),
-        };
+        let fs_base = read_fs_base(self.cr4);
+        update(host::FS_BASE, &mut self.fs_base, fs_base);
+        let selectors = Selectors::read();
         if selectors != self.selectors {
             self.note_selectors(current, selectors);
         }
@@ -138,12 +153,13 @@ impl Host {
     #[cold]
     fn note_selectors(&mut self, current: &Current, selectors: Selectors) {
         self.selectors = selectors;
-        for (field, selector) in [
-            (host::DS_SELECTOR, selectors.ds),
-            (host::ES_SELECTOR, selectors.es),
-            (host::FS_SELECTOR, selectors.fs),
-            (host::GS_SELECTOR, selectors.gs),
-        ] {
+        const FIELDS: [u32; 4] = [
+            host::DS_SELECTOR,
+            host::ES_SELECTOR,
+            host::FS_SELECTOR,
+            host::GS_SELECTOR,
+        ];
+        for (field, selector) in FIELDS.into_iter().zip(selectors.split()) {
             current.write(
                 field,
                 if by_hand(selector) {
@@ -159,13 +175,6 @@ impl Host {
     #[inline(always)]
     pub fn restore(&self) {
         const CLEARED: u16 = 0xffff;
-        let Selectors {
-            ds,
-            es,
-            fs,
-            gs,
-            ldtr,
-        } = self.selectors;
         if self.gdt.limit != CLEARED {
             // SAFETY: the host's own, which the exit left with another limit.
             unsafe { lgdt(&self.gdt) }
@@ -174,20 +183,15 @@ impl Host {
             // SAFETY: as above.
             unsafe { lidt(&self.idt) }
         }
-        if ldtr != 0 || by_hand(ds) || by_hand(es) || by_hand(fs) || by_hand(gs) {
+        if self.selectors.any_by_hand() {
             self.restore_selectors();
         }
     }
 
     #[cold]
     fn restore_selectors(&self) {
-        let Selectors {
-            ds,
-            es,
-            fs,
-            gs,
-            ldtr,
-        } = self.selectors;
+        let [ds, es, fs, gs] = self.selectors.split();
+        let ldtr = self.selectors.ldtr;
         if ldtr != 0 {
             // SAFETY: the host's own.
             unsafe { asm!("lldt {0:x}", in(reg) ldtr, options(nostack, preserves_flags)) }

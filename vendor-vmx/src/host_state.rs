@@ -68,7 +68,7 @@ pub const HOST_STATE: &[HostState] = &[
         "base: the exit; limit: by hand (host::Host::restore)",
     ),
     state("IA32_FS_BASE", Read::Msr(0xc000_0100), EXIT_COMPARED),
-    state("IA32_GS_BASE", Read::Msr(0xc000_0101), EXIT_COMPARED),
+    state("IA32_GS_BASE", Read::Msr(0xc000_0101), EXIT_LOADED),
     state(
         "IA32_KERNEL_GS_BASE",
         Read::Msr(0xc000_0102),

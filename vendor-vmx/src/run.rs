@@ -9,7 +9,7 @@ use x86::vmx::vmcs::{control, guest, ro};
 use crate::blocking::{BY_NMI, SHADOW};
 use crate::cpu;
 use crate::event::{self, DR6_NEW};
-use crate::exit::{self, ENTRY_FAILED};
+use crate::exit::{self, ENTRY_FAILED, ToDo};
 use crate::fields::Current;
 use crate::host::Host;
 use crate::loaded::Brought;
@@ -218,18 +218,30 @@ impl<H: Hal> VmxVcpu<H> {
         if event::is_valid(vectoring) && reason & ENTRY_FAILED == 0 {
             self.note_undelivered(current, vectoring);
         }
-        if left.nmi_blocked {
+        if !left.to_do.is_empty() {
+            self.finish(left.to_do);
+        }
+        left.exit
+    }
+
+    /// Does what is to be done before the core hears of an exit.
+    #[cold]
+    fn finish(&mut self, to_do: ToDo) {
+        if to_do.contains(ToDo::BLOCK_NMIS) {
             self.blocking |= BY_NMI;
         }
-        if left.trap {
+        if to_do.contains(ToDo::SKIP) {
             self.regs.rip = self.regs.rip.wrapping_add(self.length.into());
             self.length = 0;
         }
-        if let Some(vector) = left.host {
+        if to_do.contains(ToDo::HOST_NMI) {
             // SAFETY: the exit took it, and the host's state is back.
-            unsafe { cpu::raise(vector) }
+            unsafe { cpu::raise_nmi() }
         }
-        left.exit
+        if to_do.contains(ToDo::HOST_MACHINE_CHECK) {
+            // SAFETY: as above.
+            unsafe { cpu::raise_machine_check() }
+        }
     }
 
     /// Notes the event whose delivery the exit cut short.
