@@ -32,4 +32,11 @@ pub unsafe trait Fpu {
     ///
     /// Linux: `fpu_swap_kvm_fpstate(.., false)`. FreeBSD: `fpusave`, `fpurestore`.
     fn unload_guest_fpu(&self, fpu: &mut Self::GuestFpu);
+
+    /// Makes sure that the guest's state is in the CPU: between `load_guest_fpu` and
+    /// `unload_guest_fpu` the host may have put it away and not back yet. Interrupts are off, and
+    /// stay off until the guest is entered.
+    ///
+    /// Linux: `switch_fpu_return` if the thread's state is elsewhere. FreeBSD: nothing.
+    fn refresh_guest_fpu(&self) {}
 }

@@ -6,12 +6,28 @@ use crate::Error;
 /// Reads a field of a structure that lies in `bytes`. What is not there reads
 /// as 0.
 macro_rules! field {
-    ($bytes:expr, $structure:ident . $field:ident : $kind:ident) => {{
-        let at = core::mem::offset_of!($crate::abi::kvm::$structure, $field);
-        $crate::abi::bytes::$kind(&$bytes, at)
+    ($bytes:expr, $structure:ident . $($field:ident).+ : $kind:ident) => {{
+        let at = core::mem::offset_of!($crate::abi::kvm::$structure, $($field).+);
+        $crate::abi::bytes::$kind(&$bytes[..], at)
     }};
 }
 pub(super) use field;
+
+/// Writes a field, of the size that the value has, of a structure that lies in `bytes`.
+macro_rules! set_field {
+    ($bytes:expr, $structure:ident . $($field:ident).+ = $value:expr) => {{
+        let at = core::mem::offset_of!($crate::abi::kvm::$structure, $($field).+);
+        $crate::abi::bytes::put(&mut $bytes, at, &$value.to_le_bytes());
+    }};
+}
+pub(super) use set_field;
+
+/// Puts bytes at `offset`, as far as there is room.
+pub(super) fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    for (to, from) in bytes.iter_mut().skip(offset).zip(value) {
+        *to = *from;
+    }
+}
 
 fn at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes
@@ -19,6 +35,16 @@ fn at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
         .and_then(|rest| rest.first_chunk())
         .copied()
         .unwrap_or([0; N])
+}
+
+/// The byte at `offset`.
+pub(super) fn u8(bytes: &[u8], offset: usize) -> u8 {
+    bytes.get(offset).copied().unwrap_or(0)
+}
+
+/// The word of 16 bits at `offset`.
+pub(super) fn u16(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(at(bytes, offset))
 }
 
 /// The word of 32 bits at `offset`.

@@ -1,6 +1,7 @@
 //! What the interface says of itself.
 use super::kvm;
 use crate::memslot::MAX_SLOTS;
+use crate::vcpu::MAX_VCPUS;
 
 /// The bits of the manual dirty log that work: bitmaps that begin with every
 /// bit set are not among them.
@@ -20,7 +21,15 @@ pub fn value(number: u64) -> u32 {
         | kvm::KVM_CAP_SET_TSS_ADDR
         | kvm::KVM_CAP_SET_IDENTITY_MAP_ADDR
         | kvm::KVM_CAP_CHECK_EXTENSION_VM
-        | kvm::KVM_CAP_ENABLE_CAP_VM => 1,
+        | kvm::KVM_CAP_ENABLE_CAP_VM
+        | kvm::KVM_CAP_HLT
+        | kvm::KVM_CAP_EXT_CPUID
+        | kvm::KVM_CAP_MP_STATE
+        | kvm::KVM_CAP_USER_NMI
+        | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        kvm::KVM_CAP_NR_VCPUS | kvm::KVM_CAP_MAX_VCPUS | kvm::KVM_CAP_MAX_VCPU_ID => {
+            MAX_VCPUS as u32
+        }
         kvm::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_LOG as u32,
         kvm::KVM_CAP_NR_MEMSLOTS => MAX_SLOTS as u32,
         _ => 0,

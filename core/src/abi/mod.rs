@@ -12,12 +12,17 @@
 //! | [`system`] | commands of the device node |
 //! | [`vm`] | commands of a VM's descriptor |
 //! | `log` | the dirty log, as the interface has it |
+//! | [`vcpu`] | commands of a vCPU's descriptor |
+//! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
+//! | `registers`, `msrs`, `cpuid` | a vCPU's state, as the interface has it |
 //!
 //! What every command means is said in "The Definitive KVM API Documentation".
 //! A capability reads 0 until it works, and a command that is not there yet is
 //! [`Failure::Unknown`], as one that nobody ever heard of.
+pub mod area;
 pub mod bytes;
 pub mod capability;
+mod cpuid;
 #[expect(
     missing_docs,
     non_camel_case_types,
@@ -27,10 +32,15 @@ pub mod capability;
 #[rustfmt::skip]
 pub mod kvm;
 mod log;
+mod msrs;
+mod registers;
 pub mod system;
+pub mod vcpu;
 pub mod vm;
 
+pub use area::RunArea;
 pub use bytes::Caller;
+pub use vcpu::VcpuFile;
 pub use vm::VmFile;
 
 use crate::Error;
@@ -42,6 +52,8 @@ pub enum Reply {
     Value(u32),
     /// A descriptor of a new VM, which the port makes.
     NewVm,
+    /// A descriptor of a new vCPU with this index, which the port makes.
+    NewVcpu(u32),
 }
 
 /// Why a command was not carried out.
@@ -49,6 +61,8 @@ pub enum Reply {
 pub enum Failure {
     /// There is no such command for this kind of descriptor (ENOTTY).
     Unknown,
+    /// The caller's array is too small (E2BIG); it was told the right size.
+    TooBig,
     /// Anything else.
     Error(Error),
 }

@@ -9,6 +9,7 @@ use crate::Error;
 use crate::memslot::Region;
 use crate::spte::EntryFormat;
 use crate::tdp::DirtyTracking;
+use crate::vcpu::MAX_VCPUS;
 use crate::vm::Vm;
 
 /// A VM behind a descriptor.
@@ -50,6 +51,15 @@ impl<H: Hal> VmFile<H> {
         &self.vm
     }
 
+    /// Puts a vCPU among the VM's: there is no way back. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`], [`Error::Invalid`], [`Error::NoMemory`].
+    pub fn add_vcpu(&self, index: u32) -> Result<(), Error> {
+        self.vm.vcpus().add(index).map(drop)
+    }
+
     /// Carries out a command of a thread of the owner's. May sleep; no lock
     /// held.
     ///
@@ -72,8 +82,21 @@ impl<H: Hal> VmFile<H> {
                 let _address: [u8; 8] = bytes::structure(caller, argument)?;
                 DONE
             }
+            kvm::KVM_CREATE_VCPU => self.may_create_vcpu(argument),
             _ => Err(Failure::Unknown),
         }
+    }
+
+    /// Whether there can be a vCPU of that index.
+    fn may_create_vcpu(&self, index: u64) -> Answer {
+        let index = u32::try_from(index).map_err(|_| Error::Invalid)?;
+        if index as usize >= MAX_VCPUS {
+            return Err(Error::Invalid.into());
+        }
+        if self.vm.vcpus().get(index).is_some() {
+            return Err(Error::Exists.into());
+        }
+        Ok(Reply::NewVcpu(index))
     }
 
     fn set_region(&self, caller: &impl Caller, argument: u64) -> Answer {

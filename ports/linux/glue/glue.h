@@ -12,6 +12,7 @@
 #include <linux/cpumask.h>
 #include <linux/types.h>
 
+struct file;
 struct fpu_guest;
 struct mm_struct;
 struct mutex;
@@ -123,11 +124,21 @@ void wb_node_remove(void);
 int wb_watch_cpus(void);
 void wb_unwatch_cpus(void);
 
-/* Descriptors. */
+/*
+ * Descriptors. A file that is made belongs to whoever made it until it is
+ * installed or dropped; it owns its object, and releases it.
+ */
 enum wb_kind { WB_VM, WB_VCPU };
-int wb_descriptor(enum wb_kind kind, void *object);
+struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor);
+void wb_file_install(struct file *file, int descriptor);
+void wb_file_drop(struct file *file, int descriptor);
 long waterbear_system_ioctl(unsigned int command, unsigned long argument);
 long waterbear_vm_ioctl(void *vm, unsigned int command, unsigned long argument);
 void waterbear_vm_release(void *vm);
+long waterbear_vcpu_ioctl(void *vcpu, unsigned int command,
+			  unsigned long argument);
+/* The frame of a page of the memory that a vCPU shares, or 0. */
+unsigned long waterbear_vcpu_page(void *vcpu, unsigned long page);
+void waterbear_vcpu_release(void *vcpu);
 
 #endif

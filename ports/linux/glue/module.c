@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-/* The module: its node, its descriptors, and the coming and going of CPUs. */
-#include <linux/anon_inodes.h>
+/* The module: its node, and the coming and going of CPUs. */
 #include <linux/compat.h>
 #include <linux/cpuhotplug.h>
 #include <linux/fs.h>
@@ -24,31 +23,10 @@ static long system_ioctl(struct file *file, unsigned int command,
 	return waterbear_system_ioctl(command, argument);
 }
 
-static long vm_ioctl(struct file *file, unsigned int command,
-		     unsigned long argument)
-{
-	return waterbear_vm_ioctl(file->private_data, command, argument);
-}
-
-static int vm_release(struct inode *inode, struct file *file)
-{
-	waterbear_vm_release(file->private_data);
-	return 0;
-}
-
 static const struct file_operations system_files = {
 	.owner = THIS_MODULE,
 	.unlocked_ioctl = system_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
-	.llseek = noop_llseek,
-};
-
-/* The owner keeps the module as long as there is a descriptor. */
-static const struct file_operations vm_files = {
-	.owner = THIS_MODULE,
-	.unlocked_ioctl = vm_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-	.release = vm_release,
 	.llseek = noop_llseek,
 };
 
@@ -84,12 +62,6 @@ void wb_node_remove(void)
 	if (kvm_node)
 		misc_deregister(&second_node);
 	misc_deregister(&node);
-}
-
-int wb_descriptor(enum wb_kind kind, void *object)
-{
-	return anon_inode_getfd("waterbear-vm", &vm_files, object,
-				O_RDWR | O_CLOEXEC);
 }
 
 static enum cpuhp_state cpu_state;

@@ -14,6 +14,7 @@ pub const EHWPOISON: i64 = 133;
 /// The number for what the interface refuses.
 pub const fn failure(failure: Failure) -> i32 {
     match failure {
+        Failure::TooBig => 7,
         Failure::Unknown => 25,
         Failure::Error(error) => errno(error),
     }
@@ -63,6 +64,7 @@ mod tests {
             assert_eq!(errno(error), number, "{error:?}");
         }
         assert_eq!(failure(Failure::Unknown), libc::ENOTTY);
+        assert_eq!(failure(Failure::TooBig), libc::E2BIG);
         let kernels = [(ENOMEM, libc::ENOMEM), (EINTR, libc::EINTR), (EHWPOISON, libc::EHWPOISON)];
         for (ours, number) in kernels {
             assert_eq!(ours, i64::from(number));

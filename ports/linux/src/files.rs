@@ -3,12 +3,15 @@
 //! ```text
 //!  descriptor ──▶ handle ──▶ VM ──▶ token: SVM or VMX is on, the vendor stays
 //!                              ──▶ notifier ──▶ the owner's memory
+//!       vCPU's descriptor ──▶ VM
 //!       file ──▶ module
 //! ```
 //!
 //! The kernel holds the module as long as there is a file, and gives a
 //! descriptor's handle back with its last reference, however its owner died.
-use core::ffi::{c_long, c_uint, c_ulong, c_void};
+mod vcpu;
+
+use core::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
 use core::ops::Range;
 
 use waterbear_core::Error;
@@ -21,7 +24,7 @@ use waterbear_core::vm::Vm;
 use waterbear_hal::Hva;
 
 use crate::errno;
-use crate::glue::{self, Kind};
+use crate::glue::{self, FileStruct, Kind};
 use crate::host::Linux;
 use crate::host::user::{Mm, Notifier};
 use crate::machine;
@@ -65,10 +68,53 @@ fn returned(answer: Result<i64, Failure>) -> c_long {
 /// A command for the node.
 #[unsafe(no_mangle)]
 extern "C" fn waterbear_system_ioctl(command: c_uint, argument: c_ulong) -> c_long {
-    match system::command(command, argument) {
-        Ok(Reply::NewVm) => new_vm().unwrap_or_else(|failure| returned(Err(failure))),
-        Ok(Reply::Value(value)) => value.into(),
-        Err(failure) => returned(Err(failure)),
+    returned(
+        match system::command(&Linux, &machine::cpuid, &Process, command, argument) {
+            Ok(Reply::Value(value)) => Ok(value.into()),
+            Ok(Reply::NewVm) => new_vm(),
+            Ok(Reply::NewVcpu(_)) => Err(Failure::Unknown),
+            Err(failure) => Err(failure),
+        },
+    )
+}
+
+/// A descriptor that is promised to the caller, and the file that it will refer
+/// to. The file owns the object.
+struct Promise {
+    file: *mut FileStruct,
+    descriptor: c_int,
+}
+
+impl Promise {
+    /// Makes a file of that kind for an object.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's number; the object is gone.
+    fn new<T>(kind: Kind, object: Box<T, Linux>) -> Result<Self, c_long> {
+        let (object, heap) = Box::into_raw_with_allocator(object);
+        let mut descriptor = 0;
+        // SAFETY: the functions below take the object as a `T`.
+        let file = unsafe { glue::wb_file_new(kind, object.cast(), &raw mut descriptor) };
+        if file.is_null() {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw_in(object, heap) });
+            return Err(descriptor.into());
+        }
+        Ok(Self { file, descriptor })
+    }
+
+    /// Lets the caller have the descriptor.
+    fn keep(self) -> c_long {
+        // SAFETY: both are ours, and this is the only use of them.
+        unsafe { glue::wb_file_install(self.file, self.descriptor) }
+        self.descriptor.into()
+    }
+
+    /// Takes the promise back; the file's object goes with it.
+    fn take_back(self) {
+        // SAFETY: as above.
+        unsafe { glue::wb_file_drop(self.file, self.descriptor) }
     }
 }
 
@@ -90,15 +136,10 @@ fn new_vm() -> Result<c_long, Failure> {
     if let Err(error) = unsafe { handle.notifier.start(vm.cast()) } {
         return Ok(error.into());
     }
-    let (object, heap) = Box::into_raw_with_allocator(boxed(&Linux, handle)?);
-    // SAFETY: the object is what the functions below want of a VM's
-    // descriptor.
-    let descriptor = unsafe { glue::wb_descriptor(Kind::Vm, object.cast()) };
-    if descriptor < 0 {
-        // SAFETY: nobody else has seen it.
-        drop(unsafe { Box::from_raw_in(object, heap) });
-    }
-    Ok(descriptor.into())
+    Ok(match Promise::new(Kind::Vm, boxed(&Linux, handle)?) {
+        Ok(promise) => promise.keep(),
+        Err(error) => error,
+    })
 }
 
 /// A command for a VM. Only its owner gives any: what it means by an address
@@ -120,6 +161,7 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     }
     returned(match handle.file.command(&Process, command, argument) {
         Ok(Reply::Value(value)) => Ok(value.into()),
+        Ok(Reply::NewVcpu(index)) => vcpu::make(handle, index),
         Ok(Reply::NewVm) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })

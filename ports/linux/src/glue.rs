@@ -27,6 +27,8 @@ opaque! {
     FpuGuest
     /// `struct mm_struct`.
     MmStruct
+    /// `struct file`.
+    FileStruct
     /// `struct wb_notifier`.
     NotifierStruct
 }
@@ -36,6 +38,8 @@ opaque! {
 pub enum Kind {
     /// A VM.
     Vm,
+    /// A vCPU.
+    Vcpu,
 }
 
 unsafe extern "C" {
@@ -85,6 +89,7 @@ unsafe extern "C" {
     );
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
+    pub safe fn wb_signal_pending() -> bool;
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,
@@ -96,6 +101,7 @@ unsafe extern "C" {
 
     pub safe fn wb_fpu_new() -> *mut FpuGuest;
     pub fn wb_fpu_free(fpu: *mut FpuGuest);
+    pub safe fn wb_fpu_refresh();
     pub fn wb_fpu_swap(fpu: *mut FpuGuest, enter: bool);
 
     pub safe fn wb_mm_hold() -> *mut MmStruct;
@@ -134,5 +140,7 @@ unsafe extern "C" {
     pub safe fn wb_node_remove();
     pub safe fn wb_watch_cpus() -> c_int;
     pub safe fn wb_unwatch_cpus();
-    pub fn wb_descriptor(kind: Kind, object: *mut c_void) -> c_int;
+    pub fn wb_file_new(kind: Kind, object: *mut c_void, descriptor: *mut c_int) -> *mut FileStruct;
+    pub fn wb_file_install(file: *mut FileStruct, descriptor: c_int);
+    pub fn wb_file_drop(file: *mut FileStruct, descriptor: c_int);
 }

@@ -45,14 +45,14 @@ impl Vendor {
 ///
 /// # Invariants
 ///
-/// `registry` and `list` refer to `_vendor` and `list` behind the same box, so
+/// `registry` and `list` refer to `vendor` and `list` behind the same box, so
 /// they are dropped in the order of the fields.
 pub struct Machine {
     /// Who uses the vendor.
     pub registry: Registry<'static, Linux>,
     list: Box<[&'static dyn Hardware; 1], Linux>,
     /// The only vendor: number 0.
-    _vendor: Box<Vendor, Linux>,
+    pub vendor: Box<Vendor, Linux>,
 }
 
 /// The machine, while the module is loaded.
@@ -74,7 +74,7 @@ pub fn make() -> Result<(), Error> {
     let machine = Machine {
         registry: Registry::new(&Linux, vendors)?,
         list,
-        _vendor: vendor,
+        vendor,
     };
     let (machine, _heap) = Box::into_raw_with_allocator(boxed(&Linux, machine)?);
     // Release: who sees the pointer sees the machine. Pairs with `get`.
@@ -107,4 +107,10 @@ impl Machine {
     pub fn hardware(&self) -> &'static dyn Hardware {
         self.list[0]
     }
+}
+
+/// The machine's CPUID.
+pub fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
+    let answer = core::arch::x86_64::__cpuid_count(leaf, index);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }

@@ -8,6 +8,7 @@ mod kernel;
 mod memory;
 mod node;
 mod sys;
+mod vcpu;
 mod vm;
 
 use std::fs;
@@ -43,6 +44,16 @@ const ABLE: &[Test] = tests![
     memory::a_log_is_read_and_cleared,
     memory::wrong_logs_are_refused,
     memory::owners_memory_comes_and_goes,
+    vcpu::vcpus_are_made_once_and_in_range,
+    vcpu::registers_come_back_as_they_were_set,
+    vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::a_guest_reaches_devices_where_it_has_no_memory,
+    vcpu::a_run_comes_back_at_once_when_asked_to,
+    vcpu::interrupts_are_delivered_when_the_guest_takes_them,
+    vcpu::cpuid_is_offered_and_taken,
+    vcpu::msrs_are_listed_read_and_set,
+    vcpu::memory_goes_away_under_a_guest,
+    vcpu::every_write_of_a_guest_is_logged,
     kernel::the_module_stays_while_a_vm_is_open,
     kernel::a_vm_goes_with_its_killed_owner,
     kernel::cpus_come_and_go_under_a_vm,

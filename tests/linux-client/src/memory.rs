@@ -119,7 +119,7 @@ pub fn many_slots_can_be_made() -> Outcome {
 }
 
 /// Calls GET_DIRTY_LOG.
-fn get_log(vm: &OwnedFd, slot: u32, bitmap: u64) -> Result<i32, i32> {
+pub fn get_log(vm: &OwnedFd, slot: u32, bitmap: u64) -> Result<i32, i32> {
     let log = kvm_dirty_log {
         slot,
         padding1: 0,

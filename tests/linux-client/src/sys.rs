@@ -2,6 +2,7 @@
 use std::ffi::{CString, c_long, c_void};
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -113,6 +114,26 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+extern "C" fn nothing(_signal: i32) {}
+
+/// Sends this process a signal in so many milliseconds.
+pub fn alarm_in(milliseconds: i64) {
+    // SAFETY: integers.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as *const () as usize;
+    // SAFETY: the handler does nothing, so it may run anywhere.
+    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    let timer = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval {
+            tv_sec: 0,
+            tv_usec: milliseconds * 1000,
+        },
+    };
+    // SAFETY: the timer lives as long as the call.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
+}
+
 /// Memory of this process.
 pub struct Mapping {
     start: *mut c_void,
@@ -135,6 +156,51 @@ impl Mapping {
         };
         assert_ne!(start, libc::MAP_FAILED, "no memory");
         Self { start, size }
+    }
+
+    /// What a descriptor maps.
+    pub fn of(fd: &impl AsRawFd, size: usize) -> Result<Self, String> {
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(format!("no mapping: error {}", errno()));
+        }
+        Ok(Self { start, size })
+    }
+
+    /// A part of it, which stays part of it.
+    pub fn part(&self, offset: usize, size: usize) -> ManuallyDrop<Self> {
+        assert!(offset + size <= self.size);
+        let start = self.start.wrapping_byte_add(offset);
+        ManuallyDrop::new(Self { start, size })
+    }
+
+    /// Reads a value at `offset`, while others may write there.
+    pub fn read<T: Copy>(&self, offset: usize) -> T {
+        assert!(offset + size_of::<T>() <= self.size);
+        let at = self.start.wrapping_byte_add(offset).cast::<T>();
+        assert!(at.is_aligned());
+        // SAFETY: in bounds, aligned; the types are integers.
+        unsafe { at.read_volatile() }
+    }
+
+    /// Writes bytes from `offset` on, while others may read there.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.size);
+        for (index, byte) in bytes.iter().enumerate() {
+            let at = self.start.cast::<u8>().wrapping_add(offset + index);
+            // SAFETY: in bounds.
+            unsafe { at.write_volatile(*byte) }
+        }
     }
 
     /// Where it is.

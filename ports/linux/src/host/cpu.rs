@@ -117,6 +117,17 @@ unsafe impl Cpu for Linux {
         glue::wb_yield();
     }
 
+    /// `signal_pending(current)`.
+    fn signal_pending(&self) -> bool {
+        glue::wb_signal_pending()
+    }
+
+    /// `rdtsc`.
+    fn tsc(&self) -> u64 {
+        // SAFETY: every CPU of this kind has the instruction.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
     /// `init_swait_queue_head`.
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue(allocated(glue::wb_queue_new())?))

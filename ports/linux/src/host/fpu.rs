@@ -33,6 +33,11 @@ unsafe impl Fpu for Linux {
         // SAFETY: as above.
         unsafe { glue::wb_fpu_swap(fpu.0.as_ptr(), false) }
     }
+
+    /// `switch_fpu_return`, if the thread's state is not in the CPU.
+    fn refresh_guest_fpu(&self) {
+        glue::wb_fpu_refresh();
+    }
 }
 
 impl Drop for GuestFpu {
