@@ -112,7 +112,7 @@ unsafe extern "C" fn switch(regs: *mut Regs, launched: u64, host_rsp: *mut u64) 
         "pop r12",
         "pop rbx",
         "pop rbp",
-        "ret",
+        waterbear_hal::return_instruction!(),
         host_rsp = const HOST_RSP,
         host_rip = const HOST_RIP,
     )

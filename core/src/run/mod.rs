@@ -137,7 +137,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             fpu: hal.new_guest_fpu()?,
             cpuid: Table::new(hal),
             host: Features::of_host(host),
-            features: Features::default(),
+            features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
