@@ -95,6 +95,7 @@ impl<'a> Cpu<'a> {
     }
 
     /// A general register's low bytes.
+    #[inline(never)]
     pub(super) fn register(&self, number: u8, size: u8) -> u64 {
         if self.is_high_byte(number, size) {
             return self.general(number & 3) >> 8 & 0xff;
@@ -103,6 +104,7 @@ impl<'a> Cpu<'a> {
     }
 
     /// Sets a general register's low bytes. Four of them clear the upper half.
+    #[inline(never)]
     pub(super) fn set_register(&mut self, number: u8, size: u8, value: u64) {
         let (number, shift) = if self.is_high_byte(number, size) {
             (number & 3, 8)
@@ -149,6 +151,7 @@ impl<'a> Cpu<'a> {
     }
 
     /// The linear address of an operand in the instruction's own segment.
+    #[inline(never)]
     pub(super) fn linear(&self, offset: u64, size: u8, write: bool) -> Result<u64, Stop> {
         self.translate(&self.operand, self.name, offset, size, write)
     }

@@ -12,12 +12,15 @@ pub mod device;
 pub mod execute;
 pub mod instruction;
 pub mod machine;
+mod modrm;
 mod multiply;
 mod operation;
 mod operation_more;
+mod operation_two;
 mod pieces;
 mod port;
 mod shift;
+mod strings;
 mod table;
 
 pub use cpu::code_size;

@@ -11,9 +11,11 @@
     mov rax, rbx
     or eax, 0x20000000
     TRAP(13, 0, mov cr0, rax)
+    NOT_ON(QEMU, 1f)
     mov rax, rbx
     bts rax, 32
     TRAP(13, 0, mov cr0, rax)
+1:
     mov rax, cr0
     EQ(rax, rbx)
     // Bits that may change: TS by CLTS and LMSW, WP, CD, AM.
@@ -79,6 +81,7 @@
     EQ(rax, rbx)
 
     // CR3: reserved bits above the physical addresses.
+    NOT_ON(QEMU, 1f)
     mov rbx, cr3
     mov rax, rbx
     bts rax, 52
@@ -89,6 +92,7 @@
     mov rax, cr3
     EQ(rax, rbx)
     mov cr3, rbx
+1:
 
     // Registers that there are not.
     TRAP(6, 0, .byte 0x0f, 0x22, 0xc8) // MOV CR1, RAX

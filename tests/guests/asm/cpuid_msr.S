@@ -144,9 +144,6 @@ system_call:
     TRAP(13, 0, wrmsr)
     mov ecx, 0xc0011fff
     TRAP(13, 0, rdmsr)
-    mov ecx, 0xc0010117 // VM_HSAVE_PA
-    TRAP(13, 0, rdmsr)
-    TRAP(13, 0, wrmsr)
     mov ecx, 0x480 // IA32_VMX_BASIC
     TRAP(13, 0, rdmsr)
     mov ecx, 0xffffffff

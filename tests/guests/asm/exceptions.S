@@ -112,8 +112,10 @@ leave_ring3:
     mov byte ptr [idt + 13 * 16 + 5], 0x0e // #GP's gate is not present
     mov rax, 1 << 63
     TRY(mov ebx, [rax])
+    NOT_ON(QEMU, 1f)
     EQ(dword ptr [vector], 8)
     EQ(dword ptr [error], 0)
+1:
     // Two that make none: #UD comes to a gate that is not present.
     mov byte ptr [idt + 13 * 16 + 5], 0x8e
     mov byte ptr [idt + 6 * 16 + 5], 0x0e
@@ -126,9 +128,14 @@ leave_ring3:
 
 step:
     inc dword ptr [steps]
+    push rax
+    push rdx
+    NOT_ON(BOCHS_SVM, 1f) // an intercepted #DB leaves nothing in DR6 there
     mov rax, dr6
     bt eax, 14
     IF(c)
+1:  pop rdx
+    pop rax
     iretq
 
 set_tss:

@@ -152,7 +152,9 @@
     TRAP(14, 2, rep insd)
     EQ(edi, 0x40000000)
     EQ(ecx, 1)
+    NOT_ON(BOCHS_SVM, 1f) // CR2 is not loaded by VMRUN there
     EQ(qword ptr [fault_address], rdi)
+1:
     mov rax, 0x222200001111
     EQ(qword ptr [0x3ffffff8], rax)
     PASS

@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod demo;
+mod guest;
 mod libtest;
 mod linux;
 mod machine;
@@ -41,7 +42,13 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[demo::COMMAND, test::COMMAND, rules::COMMAND, bench::COMMAND];
+const COMMANDS: &[Command] = &[
+    demo::COMMAND,
+    test::COMMAND,
+    guest::COMMAND,
+    rules::COMMAND,
+    bench::COMMAND,
+];
 
 fn main() -> ExitCode {
     match dispatch() {

@@ -1,5 +1,6 @@
 //! What CPUID says to guests, and what programs may ask of it.
 use core::arch::x86_64::__cpuid_count;
+use core::slice;
 
 use waterbear_core::Error;
 use waterbear_core::mem::{Heap, Vec};
@@ -33,22 +34,47 @@ fn has(function: u32, register: usize, bit: u32) -> bool {
 }
 
 /// Whether this is QEMU's own code generator, which leaves some checks out.
-fn is_tcg() -> bool {
+pub fn is_qemu() -> bool {
     let [_, b, c, d] = host(0x4000_0000, 0);
     let name = [b, c, d].map(u32::to_le_bytes);
     has(1, 2, 31) && name.as_flattened() == b"TCGTCGTCGTCG"
+}
+
+/// Whether this is Bochs: its BIOS says so, and QEMU, which says so too, is known otherwise.
+fn is_bochs() -> bool {
+    // SAFETY: the BIOS is mapped and does not change.
+    let bios = unsafe { slice::from_raw_parts(0xe_0000 as *const u8, 0x2_0000) };
+    !is_qemu() && bios.windows(5).any(|bytes| bytes == b"BOCHS")
+}
+
+const QEMU: u32 = 1;
+const BOCHS_SVM: u32 = 2;
+
+/// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
+pub fn quirks() -> u32 {
+    if is_qemu() {
+        QEMU
+    } else if is_bochs() && has(0x8000_0001, 2, 2) {
+        BOCHS_SVM
+    } else {
+        0
+    }
 }
 
 /// Why this machine cannot run a program that needs this.
 pub fn lacks(need: Need) -> Option<&'static str> {
     let (there, reason) = match need {
         Need::SegmentChecks => (
-            !is_tcg(),
+            !is_qemu(),
             "this emulator does not check segments on every access",
         ),
         Need::Avx => (has(1, 2, 26) && has(1, 2, 28), "this CPU has no AVX"),
         Need::Pcid => (has(1, 2, 17), "this CPU has no PCID"),
-        Need::Breakpoints => (true, ""),
+        Need::OwnShutdown => (
+            quirks() & BOCHS_SVM == 0,
+            "a guest's triple fault resets this emulator",
+        ),
+        Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };
     (!there).then_some(reason)
 }

@@ -28,6 +28,7 @@ const ARGUMENT_0: u16 = 0x544;
 const ARGUMENT_1: u16 = 0x548;
 const ARGUMENT_2: u16 = 0x54c;
 const VCPU: u16 = 0x560;
+const QUIRKS: u16 = 0x564;
 
 /// A vCPU that runs a program.
 pub struct Drive<'m, 'v, V: Vendor> {
@@ -201,6 +202,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             COMMAND => self.status,
             ARGUMENT_0 => self.result,
             VCPU => self.index as u32,
+            QUIRKS => cpuid::quirks(),
             _ => u32::MAX,
         }
     }
@@ -251,6 +253,19 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             regs.rip,
             regs.rflags,
             regs.general
+        );
+        let noted = |at| match self.machine.slot(0).and_then(|slot| slot.word(at)) {
+            // SAFETY: inside the slot's memory.
+            Some(word) => unsafe { word.read_volatile() },
+            None => 0,
+        };
+        // Where the programs' handlers keep them.
+        say!(
+            "NOTE last exception {:#x}, error {:#x}, at {:#x}, CR2 {:#x}",
+            noted(0x608),
+            noted(0x610),
+            noted(0x618),
+            noted(0x630)
         );
     }
 }

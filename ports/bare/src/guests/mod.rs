@@ -12,15 +12,20 @@
 //! | [`tracker`] | who is told of writes to tracked pages |
 //! | [`drive`] | one vCPU |
 //! | [`cpuid`] | what CPUID says |
+//! | [`bench`] | what exits cost |
+//! | [`host_walk`] | what the host has in its registers, before and after |
+mod bench;
 mod commands;
 mod cpuid;
 mod devices;
 mod drive;
+mod host_walk;
 mod machine;
 mod memory;
 mod tracker;
 
 use waterbear_core::Error;
+use waterbear_core::host_state::HostState;
 use waterbear_core::registry::Registry;
 use waterbear_core::vendor::{Hardware, Vendor};
 use waterbear_guests::{PROGRAMS, Program};
@@ -30,8 +35,9 @@ use waterbear_vmx::vmx::Vmx;
 
 use crate::console::say;
 use crate::host::{self, Bare, timer};
-use crate::{boot, smp};
+use crate::{boot, hooks, smp};
 use drive::Drive;
+use host_walk::HostWalk;
 use machine::{Machine, Verdict};
 
 /// How often a CPU that runs a guest looks at the clock, in nanoseconds.
@@ -42,8 +48,8 @@ pub fn run() -> bool {
     let cpus = host::count();
     // Both vendors look; at most one of them finds its CPU.
     match (Vmx::new(&Bare, cpus), Svm::new(&Bare, cpus)) {
-        (Ok(vmx), _) => on(&vmx),
-        (_, Ok(svm)) => on(&svm),
+        (Ok(vmx), _) => on(&vmx, waterbear_vmx::host_state::HOST_STATE),
+        (_, Ok(svm)) => on(&svm, waterbear_svm::host_state::HOST_STATE),
         _ => {
             say!("REFUSED this CPU cannot host guests");
             true
@@ -51,21 +57,41 @@ pub fn run() -> bool {
     }
 }
 
-/// Registers a vendor and runs the programs on it.
-fn on<V: Vendor + Sync>(vendor: &V) -> bool {
+/// Tests the vendor's hooks, registers it and runs the programs on it.
+fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
+    if boot::option("bench").is_some() {
+        return bench::run(vendor);
+    }
     let vendors: [&dyn Hardware; 1] = [vendor];
     let mut passed = 0;
     let mut failed = 0;
+    if boot::option("only").is_none() {
+        say!("PLAN {}", hooks::COUNT);
+        let mut report = |name: &str, result: hooks::Verdict| match result {
+            Ok(()) => say!("PASS {name}"),
+            Err(why) => {
+                say!("FAIL {name}: {why}");
+                failed += 1;
+            }
+        };
+        if let Err(why) = hooks::run(vendor, states, &mut report) {
+            report("the_vendor_s_hooks", Err(why));
+        }
+    }
     let wanted = |program: &&Program| boot::option("only").is_none_or(|only| program.name == only);
     let chosen = PROGRAMS.iter().filter(wanted);
-    say!("PLAN {}", chosen.clone().count() + 1);
+    say!("PLAN {}", chosen.clone().count() + 2);
+    let mut host = HostWalk::new(states);
     let before = host::memory::used();
     match Registry::new(&Bare, &vendors) {
         Ok(registry) if registry.register(0, || Ok(())).is_ok() => {
             timer::signal_every(TICK);
             for program in chosen {
                 let start = timer::now();
-                match one(&registry, vendor, program) {
+                host.remember();
+                let result = one(&registry, vendor, program);
+                host.compare(program.name);
+                match result {
                     Ok(exits) => {
                         let time = (timer::now() - start) / 1_000_000;
                         say!("NOTE {}: {exits} exits, {time} ms", program.name);
@@ -89,6 +115,12 @@ fn on<V: Vendor + Sync>(vendor: &V) -> bool {
             say!("FAIL host: the vendor was not registered");
             failed += 1;
         }
+    }
+    if host.is_sound() {
+        say!("PASS the_host_keeps_every_register");
+    } else {
+        say!("FAIL the_host_keeps_every_register: the notes say which it lost");
+        failed += 1;
     }
     if host::memory::used() == before {
         say!("PASS nothing_is_left_of_the_guests");

@@ -12,7 +12,7 @@ use super::rig::{Rig, must};
 use crate::console::say;
 
 /// The most registers of a list.
-const MOST: usize = 96;
+pub const MOST: usize = 96;
 
 /// What SGDT and SIDT write.
 #[repr(C, packed)]
@@ -42,7 +42,7 @@ fn has(msr: u32) -> bool {
 }
 
 /// What the host has in a register, if it can be compared.
-fn read(what: Read) -> Option<u128> {
+pub fn read(what: Read) -> Option<u128> {
     let value = match what {
         // SAFETY: the CPU has the register.
         Read::Msr(msr) if has(msr) => unsafe { x86::msr::rdmsr(msr) },
@@ -104,6 +104,12 @@ fn table(which: Read) -> u128 {
     u128::from(value.limit) << 64 | u128::from(value.base)
 }
 
+/// Sets DR1 and DR7.
+fn use_breakpoint(dr1: u64, dr7: u64) {
+    // SAFETY: nobody else uses them, and nothing is executed at this address.
+    unsafe { asm!("mov dr1, {}", "mov dr7, {}", in(reg) dr1, in(reg) dr7, options(nostack)) }
+}
+
 /// Gives the guest a value of its own in every register, lets it load some by itself, and compares
 /// the host's before and after. The host has values of its own as well.
 pub fn all_is_as_before<V: Vendor>(vendor: &V, states: &[HostState]) -> Verdict {
@@ -139,8 +145,7 @@ pub fn all_is_as_before<V: Vendor>(vendor: &V, states: &[HostState]) -> Verdict 
     switched.dr7 = 0x402;
     switched.cr2 = 0x777;
     switched.xcr0 = 1;
-    // SAFETY: no breakpoint is in use, and nobody uses this register.
-    unsafe { asm!("mov dr1, {}", in(reg) 0x999_u64, options(nostack)) }
+    use_breakpoint(0x999, 0x404);
     let mut before = [None; MOST];
     must(states.len() <= MOST, "the list is longer than expected")?;
     for (value, state) in before.iter_mut().zip(states) {
@@ -151,6 +156,7 @@ pub fn all_is_as_before<V: Vendor>(vendor: &V, states: &[HostState]) -> Verdict 
     for (value, state) in after.iter_mut().zip(states) {
         *value = read(state.read);
     }
+    use_breakpoint(0, 0x400);
     if exit != Exit::Halt {
         return rig.unexpected(exit);
     }

@@ -2,7 +2,7 @@
 //! one thing each, and a host that looks at every exit.
 mod events;
 mod exits;
-mod host_state;
+pub mod host_state;
 mod rig;
 
 use waterbear_core::host_state::HostState;

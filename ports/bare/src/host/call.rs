@@ -7,8 +7,9 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use waterbear_hal::{CpuId, CpuSet};
+use waterbear_hal::{CpuId, CpuSet, WaitQueue};
 
+use super::wait::Queue;
 use super::{apic, cpu, percpu};
 use crate::traps::vector;
 
@@ -22,7 +23,13 @@ pub struct Call {
     callee: UnsafeCell<Option<Callee>>,
     /// One bit each CPU that has not answered.
     unanswered: AtomicU32,
+    /// Where the caller sleeps when the answers take long.
+    caller: Queue,
 }
+
+/// How often the caller looks for the answers before it sleeps. An emulator
+/// with fewer processors than it emulates needs those that spin to answer.
+const LOOKS: u32 = 500;
 
 const _: () = assert!(percpu::MOST <= 32);
 
@@ -35,6 +42,7 @@ impl Call {
         Self {
             callee: UnsafeCell::new(None),
             unanswered: AtomicU32::new(0),
+            caller: Queue::new(),
         }
     }
 }
@@ -63,9 +71,14 @@ pub fn others(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) {
         apic::send(target, vector::CALL);
     }
     // Pairs with the end of `answer`: what the others did is visible here.
-    while call.unanswered.load(Ordering::Acquire) != 0 {
+    let answered = || call.unanswered.load(Ordering::Acquire) == 0;
+    for _ in 0..LOOKS {
+        if answered() {
+            return;
+        }
         core::hint::spin_loop();
     }
+    call.caller.wait(false, answered);
 }
 
 /// The handler: answers every call that waits for this CPU. One interrupt may
@@ -84,6 +97,9 @@ pub fn answer() {
             unsafe { (*callee)(me) }
         }
         // Pairs with the wait in `others`.
-        call.unanswered.fetch_and(!(1 << me), Ordering::Release);
+        let left = call.unanswered.fetch_and(!(1 << me), Ordering::Release);
+        if left == 1 << me {
+            call.caller.wake();
+        }
     }
 }

@@ -24,16 +24,16 @@ use crate::traps::vector;
 pub fn until(interruptible: bool, mut ready: impl FnMut() -> bool) -> bool {
     assert!(cpu::interrupts_are_on(), "a sleeper must hear who wakes it");
     let me = percpu::this();
-    loop {
+    let result = loop {
         me.woken.store(false, Ordering::Relaxed);
         // Pairs with the fence in `wake` and in `Queue::wake`.
         fence(Ordering::SeqCst);
         if ready() {
-            return true;
+            break true;
         }
         let signalled = || interruptible && me.signal.load(Ordering::Relaxed);
         if signalled() {
-            return false;
+            break false;
         }
         let were_on = Bare.irq_disable();
         if me.woken.load(Ordering::Relaxed) || signalled() {
@@ -44,7 +44,10 @@ pub fn until(interruptible: bool, mut ready: impl FnMut() -> bool) -> bool {
             // only after `hlt` has begun, and ends it.
             unsafe { asm!("sti", "hlt", options(nostack)) }
         }
-    }
+    };
+    // A sleep inside another's `ready` has taken its wake-ups.
+    me.woken.store(true, Ordering::Relaxed);
+    result
 }
 
 /// Makes a CPU look again at what it sleeps for. Any context.

@@ -55,7 +55,7 @@ pub fn every_cpu_started_and_answers_a_call() -> Verdict {
 }
 
 pub fn cpus_that_call_each_other_do_not_deadlock() -> Verdict {
-    const CALLS: u32 = 100;
+    const CALLS: u32 = 40;
     needs_two_cpus()?;
     let answers = AtomicU32::new(0);
     host::run_on_all(|_| {

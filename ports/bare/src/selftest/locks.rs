@@ -3,7 +3,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use waterbear_hal::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
 
-use super::{Miss, Verdict, must, needs_two_cpus, soon};
+use super::{Miss, Together, Verdict, must, needs_two_cpus, soon};
 use crate::host::{self, Bare};
 
 const SLEEPING: LockClass = LockClass {
@@ -31,7 +31,9 @@ pub fn locks_exclude() -> Verdict {
     let lock = Bare.new_rwlock(&SPINNING).map_err(no_memory)?;
     let (in_mutex, left, right) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
     let torn = AtomicU32::new(0);
+    let together = Together::new();
     host::run_on_all(|_| {
+        together.begin();
         for _ in 0..ROUNDS {
             mutex.lock();
             add(&in_mutex);

@@ -3,14 +3,16 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use waterbear_hal::Memory;
 
-use super::{Verdict, must};
+use super::{Together, Verdict, must};
 use crate::host::{self, Bare, memory};
 
 pub fn memory_has_one_owner_at_a_time() -> Verdict {
-    const ROUNDS: usize = 60;
+    const ROUNDS: usize = 200;
     let before = memory::used();
     let shared = AtomicU32::new(0);
+    let together = Together::new();
     host::run_on_all(|cpu| {
+        together.begin();
         for round in 0..ROUNDS {
             let count = 1 + round % 3;
             let Ok(pages) = Bare.alloc_pages(count) else {

@@ -8,6 +8,8 @@ mod sections;
 mod sleep;
 mod timer;
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use crate::console::say;
 use crate::host;
 
@@ -57,6 +59,7 @@ tests! {
     sections::a_frame_is_freed_only_after_every_cpu_left_its_section,
     sections::readers_never_see_a_freed_frame,
     sections::a_synchronizer_waits_for_the_readers_before_it,
+    sections::readers_never_see_what_a_synchronizer_took_away,
     fpu::the_fpu_state_of_two_guests_and_the_host_stay_apart,
 }
 
@@ -80,6 +83,22 @@ pub fn run() -> bool {
         }
     }
     sound
+}
+
+/// Where CPUs wait for each other, so that none is done before the others
+/// begin.
+struct Together(AtomicU32);
+
+impl Together {
+    const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Returns when every CPU has called this.
+    fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        soon(|| self.0.load(Ordering::Relaxed) >= host::count());
+    }
 }
 
 /// Waits, not for ever, until `fact`.

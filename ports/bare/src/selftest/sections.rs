@@ -3,8 +3,11 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use waterbear_hal::{Memory, Pfn, Rcu, RcuGuard, Srcu};
 
-use super::{Miss, Verdict, must, needs_two_cpus, soon};
-use crate::host::{self, Bare, memory, rcu};
+use super::{Miss, Together, Verdict, must, needs_two_cpus, soon};
+use crate::host::{self, Bare, memory, rcu, timer};
+
+/// How long a reader stays when it may go, in nanoseconds.
+const LINGER: u64 = 300_000;
 
 fn frame() -> Result<Pfn, Miss> {
     Bare.alloc_table().map_err(|_| Miss::Failed("no memory"))
@@ -30,12 +33,14 @@ pub fn a_frame_is_freed_only_after_every_cpu_left_its_section() -> Verdict {
     for reader in 1..host::count() {
         let frame = frame()?;
         let (inside, leave) = (AtomicBool::new(false), AtomicBool::new(false));
-        let waited = AtomicBool::new(false);
+        let (waited, left) = (AtomicBool::new(false), AtomicU64::new(0));
         host::run_on_all(|cpu| {
             if cpu == reader {
                 let _section = RcuGuard::new(&Bare);
                 inside.store(true, Ordering::Relaxed);
                 soon(|| leave.load(Ordering::Relaxed));
+                // Time for a barrier that does not wait to show.
+                timer::delay(LINGER);
             } else if cpu == 0 {
                 soon(|| inside.load(Ordering::Relaxed));
                 // SAFETY: ours, and linked nowhere.
@@ -45,19 +50,20 @@ pub fn a_frame_is_freed_only_after_every_cpu_left_its_section() -> Verdict {
                 waited.store(rcu::waiting() == 1, Ordering::Relaxed);
                 leave.store(true, Ordering::Relaxed);
                 Bare.rcu_barrier();
+                left.store(rcu::waiting(), Ordering::Relaxed);
             }
         });
         must(
             waited.into_inner(),
             "a frame went while another CPU's section was open",
         )?;
-        must(rcu::waiting() == 0, "a barrier left a frame")?;
+        must(left.into_inner() == 0, "a barrier left a frame")?;
     }
     must(memory::used() == before, "memory leaked")
 }
 
 pub fn readers_never_see_a_freed_frame() -> Verdict {
-    const ROUNDS: u32 = 300;
+    const ROUNDS: u32 = 600;
     const MAGIC: u64 = 0x600d;
     needs_two_cpus()?;
     let before = memory::used();
@@ -78,7 +84,9 @@ pub fn readers_never_see_a_freed_frame() -> Verdict {
         AtomicU32::new(0),
         AtomicBool::new(false),
     );
+    let together = Together::new();
     host::run_on_all(|cpu| {
+        together.begin();
         if cpu == 0 {
             for _ in 0..ROUNDS {
                 let Ok(new) = fresh() else {
@@ -113,13 +121,45 @@ pub fn readers_never_see_a_freed_frame() -> Verdict {
 }
 
 pub fn a_synchronizer_waits_for_the_readers_before_it() -> Verdict {
-    const ROUNDS: u32 = 200;
+    needs_two_cpus()?;
+    let sections = Bare.new_srcu().map_err(|_| Miss::Failed("no memory"))?;
+    // Twice, because the readers change sides.
+    for _ in 0..2 {
+        let (inside, leave) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (closed, waited) = (AtomicBool::new(false), AtomicBool::new(false));
+        host::run_on_all(|cpu| match cpu {
+            0 => {
+                soon(|| inside.load(Ordering::Relaxed));
+                leave.store(true, Ordering::Relaxed);
+                sections.synchronize();
+                waited.store(closed.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            1 => {
+                let token = sections.lock();
+                inside.store(true, Ordering::Relaxed);
+                soon(|| leave.load(Ordering::Relaxed));
+                timer::delay(LINGER);
+                closed.store(true, Ordering::Relaxed);
+                // SAFETY: from `lock`, once.
+                unsafe { sections.unlock(token) }
+            }
+            _ => (),
+        });
+        must(waited.into_inner(), "a synchronizer did not wait")?;
+    }
+    Ok(())
+}
+
+pub fn readers_never_see_what_a_synchronizer_took_away() -> Verdict {
+    const ROUNDS: u32 = 100;
     needs_two_cpus()?;
     let sections = Bare.new_srcu().map_err(|_| Miss::Failed("no memory"))?;
     let current = AtomicUsize::new(0);
     let alive = [AtomicBool::new(true), AtomicBool::new(false)];
     let (done, dead) = (AtomicBool::new(false), AtomicU32::new(0));
+    let together = Together::new();
     host::run_on_all(|cpu| {
+        together.begin();
         if cpu == 0 {
             for _ in 0..ROUNDS {
                 let old = current.load(Ordering::Relaxed);

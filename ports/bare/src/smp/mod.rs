@@ -3,4 +3,4 @@ mod start;
 mod work;
 
 pub use start::{init_cpu, listed, start};
-pub use work::{Job, on_cpu, run_on_all, run_on};
+pub use work::{Job, on_cpu, run_on, run_on_all};

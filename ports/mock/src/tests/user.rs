@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use waterbear_hal::{Hva, Level, Pfn, ResolveError, User};
+use waterbear_hal::{Hva, Level, Pfn, ResolveError, User, Width};
 
 use crate::{MapOptions, MockHost};
 
@@ -170,4 +170,67 @@ fn a_write_through_a_stale_mapping_is_found() {
     let pfn = space.map(HVA, 1, MapOptions::WRITABLE);
     space.unmap(HVA, 1);
     host.data_write(pfn);
+}
+
+#[test]
+fn bytes_are_the_pages_and_zero_at_first() {
+    let host = MockHost::new();
+    let space = host.new_space();
+    let pfn = space.map(HVA, 2, MapOptions::WRITABLE);
+    let across = Hva(at(1).0 - 1);
+    let mut buf = [1; 2];
+    host.read(&space, across, &mut buf).unwrap();
+    assert_eq!(buf, [0, 0]);
+    host.write(&space, across, &[5, 6]).unwrap();
+    host.data_read_bytes(pfn.add(1), 0, &mut buf);
+    assert_eq!(buf, [6, 0]);
+    host.data_write_bytes(pfn, 0xfff, &[7]);
+    host.read(&space, across, &mut buf).unwrap();
+    assert_eq!(buf, [7, 6]);
+    // The same page elsewhere has the same bytes, a fresh one has not.
+    space.map_to(at(8), 1, pfn.add(1), MapOptions::READ_ONLY);
+    host.read(&space, at(8), &mut buf).unwrap();
+    assert_eq!(buf, [6, 0]);
+    space.map(at(1), 1, MapOptions::WRITABLE);
+    host.read(&space, across, &mut buf).unwrap();
+    assert_eq!(buf, [7, 0]);
+}
+
+#[test]
+fn bytes_that_are_not_there_or_not_allowed_are_a_fault() {
+    let host = MockHost::new();
+    let space = host.new_space();
+    space.map(HVA, 3, MapOptions::WRITABLE);
+    space.protect(at(1), 1, false);
+    space.poison(at(2), 1);
+    let fault = Err(ResolveError::Fault);
+    assert_eq!(host.read(&space, at(3), &mut [0]), fault);
+    assert_eq!(host.read(&space, Hva(u64::MAX), &mut [0; 2]), fault);
+    assert_eq!(host.write(&space, Hva(at(1).0 - 1), &[1; 2]), fault);
+    let poisoned = Err(ResolveError::Poisoned);
+    assert_eq!(host.read(&space, at(2), &mut [0]), poisoned);
+    let exchange = host.compare_exchange(&space, at(1), Width::Word, 5, 6);
+    assert_eq!(exchange, Err(ResolveError::Fault));
+    space.fail_next_resolve(ResolveError::NoMemory);
+    assert_eq!(host.write(&space, HVA, &[1]), Err(ResolveError::NoMemory));
+    assert_eq!(host.write(&space, HVA, &[1]), Ok(()));
+}
+
+#[test]
+#[should_panic(expected = "read may sleep, but this thread is in an RCU read section")]
+fn bytes_are_not_for_contexts_that_must_not_sleep() {
+    let host = MockHost::new();
+    let space = host.new_space();
+    space.map(HVA, 1, MapOptions::WRITABLE);
+    let _section = waterbear_hal::RcuGuard::new(&host);
+    let _ = host.read(&space, HVA, &mut [0]);
+}
+
+#[test]
+#[should_panic(expected = "which is not aligned")]
+fn an_exchange_is_aligned() {
+    let host = MockHost::new();
+    let space = host.new_space();
+    space.map(HVA, 1, MapOptions::WRITABLE);
+    let _ = host.compare_exchange(&space, Hva(HVA.0 + 1), Width::Word, 0, 1);
 }
