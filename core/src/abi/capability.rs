@@ -26,7 +26,12 @@ pub fn value(number: u64) -> u32 {
         | kvm::KVM_CAP_EXT_CPUID
         | kvm::KVM_CAP_MP_STATE
         | kvm::KVM_CAP_USER_NMI
+        | kvm::KVM_CAP_XSAVE
+        | kvm::KVM_CAP_XCRS
         | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        // There are no interrupt controllers here whose inputs could be routed, and the call says
+        // so; but owners that have their own want to hear that routing is known.
+        kvm::KVM_CAP_IRQ_ROUTING => 4096,
         kvm::KVM_CAP_NR_VCPUS | kvm::KVM_CAP_MAX_VCPUS | kvm::KVM_CAP_MAX_VCPU_ID => {
             MAX_VCPUS as u32
         }

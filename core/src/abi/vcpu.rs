@@ -100,6 +100,12 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             kvm::KVM_SET_MSRS => state.set_msrs(&context),
             kvm::KVM_SET_CPUID2 => state.set_cpuid(&context),
             kvm::KVM_GET_CPUID2 => state.get_cpuid(&context),
+            kvm::KVM_GET_FPU => state.get_fpu(&context),
+            kvm::KVM_SET_FPU => state.set_fpu(&context),
+            kvm::KVM_GET_XSAVE => state.get_xsave(&context),
+            kvm::KVM_SET_XSAVE => state.set_xsave(&context),
+            kvm::KVM_GET_XCRS => state.get_xcrs(&context),
+            kvm::KVM_SET_XCRS => state.set_xcrs(&context),
             kvm::KVM_INTERRUPT => {
                 const SIZE: usize = size_of::<kvm::kvm_interrupt>();
                 let sent: [u8; SIZE] = bytes::structure(caller, argument)?;

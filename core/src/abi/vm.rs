@@ -82,6 +82,7 @@ impl<H: Hal> VmFile<H> {
                 let _address: [u8; 8] = bytes::structure(caller, argument)?;
                 DONE
             }
+            kvm::KVM_SET_GSI_ROUTING => Err(Error::Invalid.into()),
             kvm::KVM_CREATE_VCPU => self.may_create_vcpu(argument),
             _ => Err(Failure::Unknown),
         }

@@ -189,6 +189,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.runner.state()
     }
 
+    /// Copies the guest's FPU state out, as [`Fpu::read_guest_fpu`](waterbear_hal::Fpu).
+    pub fn read_fpu(&self, into: &mut [u8]) -> bool {
+        self.hal.read_guest_fpu(&self.fpu, into)
+    }
+
+    /// Replaces the guest's FPU state, as [`Fpu::write_guest_fpu`](waterbear_hal::Fpu).
+    pub fn write_fpu(&mut self, from: &[u8]) -> bool {
+        self.hal.write_guest_fpu(&mut self.fpu, from)
+    }
+
     /// What the vCPU keeps for its faults.
     pub fn mmu(&mut self) -> &mut VcpuMmu<H> {
         &mut self.mmu

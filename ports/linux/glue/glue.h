@@ -79,6 +79,8 @@ struct fpu_guest *wb_fpu_new(void);
 void wb_fpu_free(struct fpu_guest *fpu);
 void wb_fpu_swap(struct fpu_guest *fpu, bool enter);
 void wb_fpu_refresh(void);
+bool wb_fpu_read(struct fpu_guest *fpu, void *into, size_t size);
+bool wb_fpu_write(struct fpu_guest *fpu, const void *from, size_t size);
 
 /* User memory. */
 struct mm_struct *wb_mm_hold(void);

@@ -323,6 +323,31 @@ void wb_fpu_refresh(void)
 		switch_fpu_return();
 }
 
+/* Protection keys are kept elsewhere, by those who switch them; nobody does. */
+bool wb_fpu_read(struct fpu_guest *fpu, void *into, size_t size)
+{
+	memset(into, 0, size);
+	/* The kernel cuts a state short that does not fit. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+	fpu_copy_guest_fpstate_to_uabi(fpu, into, size,
+				       fpu->fpstate->user_xfeatures, 0);
+#else
+	fpu_copy_guest_fpstate_to_uabi(fpu, into, size, 0);
+#endif
+	return size >= fpu->uabi_size;
+}
+
+bool wb_fpu_write(struct fpu_guest *fpu, const void *from, size_t size)
+{
+	u32 keys = 0;
+
+	if (size < fpu->uabi_size)
+		return false;
+	return !fpu_copy_uabi_to_guest_fpstate(fpu, from,
+					       fpu->fpstate->user_xfeatures,
+					       &keys);
+}
+
 void wb_info(const char *text, int length)
 {
 	pr_info_ratelimited("waterbear: %.*s\n", length, text);

@@ -102,6 +102,8 @@ unsafe extern "C" {
     pub safe fn wb_fpu_new() -> *mut FpuGuest;
     pub fn wb_fpu_free(fpu: *mut FpuGuest);
     pub safe fn wb_fpu_refresh();
+    pub fn wb_fpu_read(fpu: *mut FpuGuest, into: *mut u8, size: usize) -> bool;
+    pub fn wb_fpu_write(fpu: *mut FpuGuest, from: *const u8, size: usize) -> bool;
     pub fn wb_fpu_swap(fpu: *mut FpuGuest, enter: bool);
 
     pub safe fn wb_mm_hold() -> *mut MmStruct;

@@ -34,6 +34,19 @@ unsafe impl Fpu for Linux {
         unsafe { glue::wb_fpu_swap(fpu.0.as_ptr(), false) }
     }
 
+    /// `fpu_copy_guest_fpstate_to_uabi`.
+    fn read_guest_fpu(&self, fpu: &GuestFpu, into: &mut [u8]) -> bool {
+        // SAFETY: initialised, and not loaded: it is borrowed; the buffer has
+        // that many bytes.
+        unsafe { glue::wb_fpu_read(fpu.0.as_ptr(), into.as_mut_ptr(), into.len()) }
+    }
+
+    /// `fpu_copy_uabi_to_guest_fpstate`.
+    fn write_guest_fpu(&self, fpu: &mut GuestFpu, from: &[u8]) -> bool {
+        // SAFETY: as above.
+        unsafe { glue::wb_fpu_write(fpu.0.as_ptr(), from.as_ptr(), from.len()) }
+    }
+
     /// `switch_fpu_return`, if the thread's state is not in the CPU.
     fn refresh_guest_fpu(&self) {
         glue::wb_fpu_refresh();
