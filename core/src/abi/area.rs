@@ -62,7 +62,10 @@ pub(super) fn tell_state(area: &impl RunArea, state: &State) {
     const FROM: usize = offset_of!(kvm_run, ready_for_interrupt_injection);
     const TO: usize = offset_of!(kvm_run, __bindgen_anon_1);
     let mut head = [0; TO];
-    set_field!(head, kvm_run.ready_for_interrupt_injection = u8::from(state.ready));
+    set_field!(
+        head,
+        kvm_run.ready_for_interrupt_injection = u8::from(state.ready)
+    );
     set_field!(head, kvm_run.if_flag = u8::from(state.interrupts_on));
     set_field!(head, kvm_run.cr8 = state.cr8);
     set_field!(head, kvm_run.apic_base = state.apic_base);
@@ -99,7 +102,10 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Opt
             set_field!(bytes, kvm_run.__bindgen_anon_1.io.size = size);
             set_field!(bytes, kvm_run.__bindgen_anon_1.io.port = port);
             set_field!(bytes, kvm_run.__bindgen_anon_1.io.count = count);
-            set_field!(bytes, kvm_run.__bindgen_anon_1.io.data_offset = IO_DATA as u64);
+            set_field!(
+                bytes,
+                kvm_run.__bindgen_anon_1.io.data_offset = IO_DATA as u64
+            );
             if input {
                 wanted = Some(Wanted {
                     offset: IO_DATA,
@@ -112,7 +118,10 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Opt
         Leave::Mmio { gpa, size, write } => {
             set_field!(bytes, kvm_run.__bindgen_anon_1.mmio.phys_addr = gpa.0);
             set_field!(bytes, kvm_run.__bindgen_anon_1.mmio.len = u32::from(size));
-            set_field!(bytes, kvm_run.__bindgen_anon_1.mmio.is_write = u8::from(write));
+            set_field!(
+                bytes,
+                kvm_run.__bindgen_anon_1.mmio.is_write = u8::from(write)
+            );
             bytes::put(&mut bytes, MMIO_DATA, data.get(..8).unwrap_or(data));
             if !write {
                 wanted = Some(Wanted {
@@ -130,12 +139,18 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Opt
         Leave::EntryFailed(why) => {
             set_field!(
                 bytes,
-                kvm_run.__bindgen_anon_1.fail_entry.hardware_entry_failure_reason = why
+                kvm_run
+                    .__bindgen_anon_1
+                    .fail_entry
+                    .hardware_entry_failure_reason = why
             );
             kvm::KVM_EXIT_FAIL_ENTRY
         }
         Leave::Unknown(why) => {
-            set_field!(bytes, kvm_run.__bindgen_anon_1.hw.hardware_exit_reason = why);
+            set_field!(
+                bytes,
+                kvm_run.__bindgen_anon_1.hw.hardware_exit_reason = why
+            );
             kvm::KVM_EXIT_UNKNOWN
         }
         Leave::EmulationFailed => {

@@ -104,8 +104,7 @@ impl<H: Hal, V: Vendor> State<H, V> {
     }
 
     pub(super) fn set_xcrs<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let sent: [u8; size_of::<kvm_xcrs>()] =
-            bytes::structure(context.caller, context.argument)?;
+        let sent: [u8; size_of::<kvm_xcrs>()] = bytes::structure(context.caller, context.argument)?;
         let number = field!(sent, kvm_xcrs.nr_xcrs: u32);
         if number > 16 || field!(sent, kvm_xcrs.flags: u32) != 0 {
             return Err(Error::Invalid.into());

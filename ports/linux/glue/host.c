@@ -328,7 +328,7 @@ bool wb_fpu_read(struct fpu_guest *fpu, void *into, size_t size)
 {
 	memset(into, 0, size);
 	/* The kernel cuts a state short that does not fit. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 1, 57)
 	fpu_copy_guest_fpstate_to_uabi(fpu, into, size,
 				       fpu->fpstate->user_xfeatures, 0);
 #else

@@ -65,7 +65,11 @@ mod tests {
         }
         assert_eq!(failure(Failure::Unknown), libc::ENOTTY);
         assert_eq!(failure(Failure::TooBig), libc::E2BIG);
-        let kernels = [(ENOMEM, libc::ENOMEM), (EINTR, libc::EINTR), (EHWPOISON, libc::EHWPOISON)];
+        let kernels = [
+            (ENOMEM, libc::ENOMEM),
+            (EINTR, libc::EINTR),
+            (EHWPOISON, libc::EHWPOISON),
+        ];
         for (ours, number) in kernels {
             assert_eq!(ours, i64::from(number));
         }

@@ -76,7 +76,11 @@ pub fn a_vm_goes_with_its_killed_owner() -> Outcome {
         .map_err(|error| format!("no child: error {error}"))?;
         std::thread::sleep(std::time::Duration::from_millis(50));
         sys::kill(child);
-        same("the end of the child", sys::wait(child), Ok(256 + libc::SIGKILL))?;
+        same(
+            "the end of the child",
+            sys::wait(child),
+            Ok(256 + libc::SIGKILL),
+        )?;
     }
     same("with nobody left", sys::unload(NAME), Ok(()))?;
     same("loading again", sys::load(MODULE, ""), Ok(()))
@@ -115,7 +119,13 @@ pub fn the_module_unloads_and_the_node_goes() -> Outcome {
 fn meminfo(name: &str) -> Result<u64, String> {
     let text = fs::read_to_string("/proc/meminfo").map_err(|error| error.to_string())?;
     text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB")?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_suffix(" kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
         .ok_or_else(|| format!("no {name}"))
 }
 

@@ -72,7 +72,9 @@ const UNABLE: &[Test] = tests![
 
 fn main() {
     if std::process::id() != 1 {
-        eprintln!("This program is the init of a test machine. Run `cargo xtask test --layer linux`.");
+        eprintln!(
+            "This program is the init of a test machine. Run `cargo xtask test --layer linux`."
+        );
         std::process::exit(2);
     }
     sys::prepare_machine();

@@ -92,13 +92,21 @@ pub fn hostile_slots_are_refused() -> Outcome {
     }
     for address in [0, 8, 1 << 47, 0xffff_8880_0000_0000, u64::MAX] {
         let answer = ioctl(&vm, KVM_SET_USER_MEMORY_REGION, address);
-        same(&format!("an argument at {address:#x}"), answer, Err(libc::EFAULT))?;
+        same(
+            &format!("an argument at {address:#x}"),
+            answer,
+            Err(libc::EFAULT),
+        )?;
     }
     // Half of it is there.
     let memory = Mapping::new(2 << 12);
     // SAFETY: the second page of our own mapping.
     unsafe { libc::munmap((memory.address() + PAGE) as *mut _, PAGE as usize) };
-    let answer = ioctl(&vm, KVM_SET_USER_MEMORY_REGION, memory.address() + PAGE - 16);
+    let answer = ioctl(
+        &vm,
+        KVM_SET_USER_MEMORY_REGION,
+        memory.address() + PAGE - 16,
+    );
     same("an argument that ends too early", answer, Err(libc::EFAULT))
 }
 
@@ -173,7 +181,11 @@ pub fn wrong_logs_are_refused() -> Outcome {
         (0, u64::MAX, libc::EFAULT),
     ] {
         let answer = get_log(&vm, slot, bitmap);
-        same(&format!("reading {slot:#x} to {bitmap:#x}"), answer, Err(wanted))?;
+        same(
+            &format!("reading {slot:#x} to {bitmap:#x}"),
+            answer,
+            Err(wanted),
+        )?;
     }
     for (slot, range, bitmap, wanted) in [
         (1, (0, 64), bits, libc::ENOENT),
@@ -186,7 +198,11 @@ pub fn wrong_logs_are_refused() -> Outcome {
         (0, (0, 64), 8, libc::EFAULT),
     ] {
         let answer = clear_log(&vm, slot, range, bitmap);
-        same(&format!("clearing {slot:#x} {range:x?}"), answer, Err(wanted))?;
+        same(
+            &format!("clearing {slot:#x} {range:x?}"),
+            answer,
+            Err(wanted),
+        )?;
     }
     Ok(())
 }

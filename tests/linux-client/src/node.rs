@@ -46,7 +46,14 @@ pub fn the_node_speaks_version_12() -> Outcome {
 
 pub fn what_the_node_does_not_know_is_enotty() -> Outcome {
     let node = open()?;
-    for command in [0, 1, 0xae00 | 0xff, KVM_SET_USER_MEMORY_REGION, KVM_RUN, u32::MAX] {
+    for command in [
+        0,
+        1,
+        0xae00 | 0xff,
+        KVM_SET_USER_MEMORY_REGION,
+        KVM_RUN,
+        u32::MAX,
+    ] {
         let answer = ioctl(&node, command, u64::MAX);
         same(&format!("{command:#x}"), answer, Err(libc::ENOTTY))?;
     }

@@ -69,8 +69,14 @@ pub fn load(path: &str, parameters: &str) -> Result<(), i32> {
     let file = File::open(path).map_err(|_| libc::ENOENT)?;
     let parameters = c_string(parameters);
     // SAFETY: the string ends and outlives the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            parameters.as_ptr(),
+            0,
+        )
+    };
     checked(result).map(drop)
 }
 
@@ -124,7 +130,10 @@ pub fn alarm_in(milliseconds: i64) {
     // SAFETY: the handler does nothing, so it may run anywhere.
     unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
     let timer = libc::itimerval {
-        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
         it_value: libc::timeval {
             tv_sec: 0,
             tv_usec: milliseconds * 1000,

@@ -125,12 +125,22 @@ pub fn vcpus_are_made_once_and_in_range() -> Outcome {
     let vcpu = first.map_err(|error| error.to_string())?;
     // The VM stays as long as its vCPU.
     drop(vm);
-    same("RUN with an argument", ioctl(&vcpu, KVM_RUN, 1), Err(libc::EINVAL))?;
+    same(
+        "RUN with an argument",
+        ioctl(&vcpu, KVM_RUN, 1),
+        Err(libc::EINVAL),
+    )?;
     for command in [0, KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, u32::MAX] {
         let answer = ioctl(&vcpu, command, 0);
         same(&format!("{command:#x}"), answer, Err(libc::ENOTTY))?;
     }
-    for command in [KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_SET_MSRS] {
+    for command in [
+        KVM_GET_REGS,
+        KVM_SET_REGS,
+        KVM_GET_SREGS,
+        KVM_SET_SREGS,
+        KVM_SET_MSRS,
+    ] {
         let answer = ioctl(&vcpu, command, 0xffff_8880_0000_0000);
         same(&format!("{command:#x} nowhere"), answer, Err(libc::EFAULT))?;
     }
@@ -157,11 +167,19 @@ pub fn registers_come_back_as_they_were_set() -> Outcome {
     sregs.gdt.limit = 0x37;
     guest.set(KVM_SET_SREGS, &sregs)?;
     let seen: kvm_sregs = guest.get(KVM_GET_SREGS)?;
-    same("ds", (seen.ds.base, seen.ds.selector, seen.ds.present), (0x12340, 0x1234, 1))?;
+    same(
+        "ds",
+        (seen.ds.base, seen.ds.selector, seen.ds.present),
+        (0x12340, 0x1234, 1),
+    )?;
     same("gdt", (seen.gdt.base, seen.gdt.limit), (0x5000, 0x37))?;
     sregs.cr4 = 1 << 40;
     let answer = ioctl_with(&guest.vcpu, KVM_SET_SREGS, &sregs);
-    same("a control register with a bit that nobody has", answer, Err(libc::EINVAL))
+    same(
+        "a control register with a bit that nobody has",
+        answer,
+        Err(libc::EINVAL),
+    )
 }
 
 pub fn a_guest_in_real_mode_talks_to_ports_and_halts() -> Outcome {
@@ -231,7 +249,11 @@ pub fn interrupts_are_delivered_when_the_guest_takes_them() -> Outcome {
     guest.memory.write(0x3000, &[0xb0, 7, 0xe6, 1, 0xcf]);
     guest.memory.write(0x20 * 4, &[0x00, 0x30, 0x00, 0x00]);
     same("reason", guest.run()?, KVM_EXIT_IO)?;
-    same("if_flag", guest.shared::<u8>(offset_of!(kvm_run, if_flag)), 0)?;
+    same(
+        "if_flag",
+        guest.shared::<u8>(offset_of!(kvm_run, if_flag)),
+        0,
+    )?;
     const WINDOW: usize = offset_of!(kvm_run, request_interrupt_window);
     const READY: usize = offset_of!(kvm_run, ready_for_interrupt_injection);
     guest.share(WINDOW, &[1]);
@@ -275,7 +297,17 @@ pub fn cpuid_is_offered_and_taken() -> Outcome {
     let seen: Counted<kvm_cpuid_entry2, 256> = unsafe { ptr::from_ref(&table).read_volatile() };
     same("count", seen.count, wanted)?;
     let leaves = &seen.entries[..wanted as usize];
-    for leaf in [0, 1, 7, 0xa, 0xd, 0x8000_0000, 0x8000_0008, 0x8000_001d, 0x8000_001e] {
+    for leaf in [
+        0,
+        1,
+        7,
+        0xa,
+        0xd,
+        0x8000_0000,
+        0x8000_0008,
+        0x8000_001d,
+        0x8000_001e,
+    ] {
         if !leaves.iter().any(|entry| entry.function == leaf) {
             return Err(format!("no leaf {leaf:#x}"));
         }
@@ -298,7 +330,11 @@ pub fn msrs_are_listed_read_and_set() -> Outcome {
     let mut list = [0_u32; 512];
     let node = node::open()?;
     let at = list.as_mut_ptr() as u64;
-    same("room for none", ioctl(&node, KVM_GET_MSR_INDEX_LIST, at), Err(libc::E2BIG))?;
+    same(
+        "room for none",
+        ioctl(&node, KVM_GET_MSR_INDEX_LIST, at),
+        Err(libc::E2BIG),
+    )?;
     list[0] = 511;
     let at = list.as_mut_ptr() as u64;
     same("room", ioctl(&node, KVM_GET_MSR_INDEX_LIST, at), Ok(0))?;
@@ -328,18 +364,30 @@ pub fn memory_goes_away_under_a_guest() -> Outcome {
         same("reason", guest.run()?, KVM_EXIT_IO)?;
         same("data", guest.shared::<u8>(4096), round)?;
         // The page goes, and zeros come in its place.
-        guest.memory.part(0x4000, 4096).advise(libc::MADV_DONTNEED).map_err(|e| e.to_string())?;
+        guest
+            .memory
+            .part(0x4000, 4096)
+            .advise(libc::MADV_DONTNEED)
+            .map_err(|e| e.to_string())?;
         same("reason", guest.run()?, KVM_EXIT_IO)?;
         same("data of a fresh page", guest.shared::<u8>(4096), 0)?;
         // A child makes it a copy-on-write page.
         let child = sys::fork(|| 0);
         same("a child", child.and_then(sys::wait), Ok(0))?;
     }
-    guest.memory.part(0x4000, 4096).protect(libc::PROT_NONE).map_err(|e| e.to_string())?;
+    guest
+        .memory
+        .part(0x4000, 4096)
+        .protect(libc::PROT_NONE)
+        .map_err(|e| e.to_string())?;
     let answer = ioctl(&guest.vcpu, KVM_RUN, 0);
     same("without the page", answer, Err(libc::EFAULT))?;
     let rights = libc::PROT_READ | libc::PROT_WRITE;
-    guest.memory.part(0x4000, 4096).protect(rights).map_err(|e| e.to_string())?;
+    guest
+        .memory
+        .part(0x4000, 4096)
+        .protect(rights)
+        .map_err(|e| e.to_string())?;
     same("reason", guest.run()?, KVM_EXIT_IO)
 }
 
@@ -349,7 +397,13 @@ pub fn every_write_of_a_guest_is_logged() -> Outcome {
         0xfe, 0x06, 0x00, 0x50, 0xfe, 0x06, 0x00, 0x90, 0xe6, 1, 0xeb, 0xf4,
     ])?;
     same("before the log", guest.run()?, KVM_EXIT_IO)?;
-    let slot = (0, KVM_MEM_LOG_DIRTY_PAGES, 0, MEMORY as u64, guest.memory.address());
+    let slot = (
+        0,
+        KVM_MEM_LOG_DIRTY_PAGES,
+        0,
+        MEMORY as u64,
+        guest.memory.address(),
+    );
     same("logging", memory::set(&guest.vm, slot), Ok(0))?;
     let mut log = [0_u64; 4];
     let mut read = |what: &str, wanted: u64| {

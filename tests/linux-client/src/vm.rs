@@ -3,9 +3,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use waterbear_core::abi::kvm::*;
 
+use crate::Outcome;
 use crate::node::{self, same};
 use crate::sys::{self, ioctl, ioctl_with};
-use crate::Outcome;
 
 /// Makes a VM.
 pub fn make() -> Result<OwnedFd, String> {

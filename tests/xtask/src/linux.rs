@@ -94,7 +94,10 @@ fn unpack(packages: &Path, root: &Path) -> Outcome {
     download.arg("download").args(&names).current_dir(packages);
     let finished = process::captured(&mut download, None, "apt-get download", |_| {})?;
     if !finished.success {
-        return Err(format!("the kernel was not downloaded:\n{}", finished.output));
+        return Err(format!(
+            "the kernel was not downloaded:\n{}",
+            finished.output
+        ));
     }
     for package in workspace::files(packages, &["deb"])? {
         let mut extract = Command::new("dpkg");
@@ -172,7 +175,12 @@ impl Module {
         let complains = |line: &&str| line.to_lowercase().contains("warning");
         Ok(Self {
             file: workspace.folder("ports/linux/waterbear.ko"),
-            complaints: finished.output.lines().filter(complains).map(str::to_owned).collect(),
+            complaints: finished
+                .output
+                .lines()
+                .filter(complains)
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }
@@ -209,7 +217,8 @@ impl Disc {
             }
         }
         let file = workspace.target().join("linux/disc");
-        fs::write(&file, archive.finish()).map_err(|error| format!("{}: {error}", file.display()))?;
+        fs::write(&file, archive.finish())
+            .map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(Self { file })
     }
 }
@@ -242,7 +251,15 @@ impl Machine {
             .arg(&kernel.image)
             .arg("-initrd")
             .arg(&disc.file)
-            .args(["-display", "none", "-serial", "stdio", "-no-reboot", "-net", "none"]);
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-no-reboot",
+                "-net",
+                "none",
+            ]);
         let finished = process::captured(&mut command, Some(LIMIT), self.cpu, on_line)?;
         Ok(finished.stdout.replace('\r', ""))
     }

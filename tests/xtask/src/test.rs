@@ -159,6 +159,9 @@ mod tests {
     #[test]
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
-        assert!(error.contains("const, unit, miri, loom, bare, linux"), "{error}");
+        assert!(
+            error.contains("const, unit, miri, loom, bare, linux"),
+            "{error}"
+        );
     }
 }

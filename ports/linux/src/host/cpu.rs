@@ -164,14 +164,7 @@ impl WaitQueue for Queue {
         let ask = asking(&ready);
         // SAFETY: initialised, and this value's until it is dropped; `ready`
         // is lent for the call.
-        unsafe {
-            glue::wb_queue_wait(
-                self.0.as_ptr(),
-                interruptible,
-                ask,
-                (&raw mut ready).cast(),
-            )
-        }
+        unsafe { glue::wb_queue_wait(self.0.as_ptr(), interruptible, ask, (&raw mut ready).cast()) }
     }
 
     /// `swake_up_all`.

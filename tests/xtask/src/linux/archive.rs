@@ -91,7 +91,10 @@ mod tests {
         let first = "070701000000010000\
                      81ed00000000000000000000000100000000000000030000000000000000\
                      00000000000000000000000200000000";
-        assert!(text.starts_with(&format!("{first}a\0xyz\0070701")), "{text}");
+        assert!(
+            text.starts_with(&format!("{first}a\0xyz\0070701")),
+            "{text}"
+        );
         assert!(text.contains("TRAILER!!!\0"));
         assert!(text.len().is_multiple_of(4));
     }

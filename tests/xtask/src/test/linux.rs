@@ -23,12 +23,17 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let kernel = Kernel::fetch(workspace)?;
     let start = Instant::now();
     let module = Module::build(workspace, &kernel)?;
-    println!("  the module was built in {}", process::seconds(start.elapsed()));
+    println!(
+        "  the module was built in {}",
+        process::seconds(start.elapsed())
+    );
     if module.complaints.is_empty() {
         tally.passed += 1;
     } else {
         let complaints = module.complaints.join("\n");
-        tally.failed.push(format!("the module builds without a warning:\n{complaints}"));
+        tally.failed.push(format!(
+            "the module builds without a warning:\n{complaints}"
+        ));
     }
     let disc = Disc::build(workspace, &kernel, &module)?;
     let results = pool::run(MACHINES.to_vec(), |machine| {
@@ -44,9 +49,11 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     for (machine, text) in results {
         let (passed, failed) = judge(&text?);
         tally.passed += passed;
-        tally
-            .failed
-            .extend(failed.into_iter().map(|why| format!("{}: {why}", machine.cpu)));
+        tally.failed.extend(
+            failed
+                .into_iter()
+                .map(|why| format!("{}: {why}", machine.cpu)),
+        );
     }
     Ok(())
 }
@@ -69,7 +76,9 @@ fn judge(text: &str) -> (u64, Vec<String>) {
     if planned != Some(seen) || (failed.is_empty() && !text.lines().any(|l| l == "END passed")) {
         let lines: Vec<_> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(40)..].join("\n");
-        failed.push(format!("{seen} tests of {planned:?} ran; the last lines are\n{last}"));
+        failed.push(format!(
+            "{seen} tests of {planned:?} ran; the last lines are\n{last}"
+        ));
     }
     (passed, failed)
 }
