@@ -12,8 +12,8 @@ use crate::sys::{self, Mapping, ioctl};
 use crate::{Outcome, memory, vm};
 
 /// Where the module is.
-const MODULE: &str = "/waterbear.ko";
-const NAME: &str = "waterbear";
+pub const MODULE: &str = "/waterbear.ko";
+pub const NAME: &str = "waterbear";
 
 /// The kernel's log so far.
 fn log() -> String {

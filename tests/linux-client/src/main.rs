@@ -6,6 +6,7 @@
 //! switches the machine off.
 mod kernel;
 mod memory;
+mod monitor;
 mod node;
 mod sys;
 mod vcpu;
@@ -70,6 +71,12 @@ const UNABLE: &[Test] = tests![
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
+/// On a machine with QEMU, and a guest for it.
+const MONITOR: &[Test] = tests![
+    monitor::an_unmodified_qemu_boots_a_stock_kernel,
+    kernel::the_kernel_has_nothing_to_complain_about,
+];
+
 fn main() {
     if std::process::id() != 1 {
         eprintln!(
@@ -79,8 +86,15 @@ fn main() {
     }
     sys::prepare_machine();
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let tests = if line.contains("waterbear=unable") {
+    let said = |word: &str| line.contains(&format!("waterbear={word}"));
+    if said("guest") {
+        println!("{}", monitor::GUEST);
+        sys::power_off();
+    }
+    let tests = if said("unable") {
         UNABLE
+    } else if said("monitor") {
+        MONITOR
     } else {
         ABLE
     };

@@ -3,10 +3,11 @@
 //! Everything is unpacked under the build folder, so nothing of it is installed.
 
 mod archive;
+mod disc;
 
 use crate::workspace::{self, Workspace};
 use crate::{Outcome, need, process};
-use archive::Archive;
+pub use disc::{Client, Disc};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,18 +19,6 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// The packages that stand for the current kernel: the kernel, and what builds modules for it.
 const IMAGE: &str = "linux-image-amd64";
 const HEADERS: &str = "linux-headers-amd64";
-
-/// The target of the client, which is linked to nothing that it would have to bring along.
-const CLIENT: &str = "x86_64-unknown-linux-gnu";
-
-/// The kernel's own modules that the tests load, and that are not part of it in some versions.
-const STOCK_MODULES: [&str; 5] = [
-    "drivers/char/hw_random/rng-core",
-    "virt/lib/irqbypass",
-    "arch/x86/kvm/kvm",
-    "drivers/crypto/ccp/ccp",
-    "arch/x86/kvm/kvm-amd",
-];
 
 /// A Debian kernel, unpacked.
 pub struct Kernel {
@@ -185,48 +174,6 @@ impl Module {
     }
 }
 
-/// A machine's disc in memory, with the client as its first process.
-pub struct Disc {
-    file: PathBuf,
-}
-
-impl Disc {
-    /// Builds the client and packs it with the module and the kernel's own.
-    pub fn build(workspace: &Workspace, kernel: &Kernel, module: &Module) -> Outcome<Self> {
-        let build = format!("build --release --package waterbear-linux-client --target {CLIENT}");
-        let mut cargo = workspace.cargo(&build);
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        let folder = workspace.target().join("linux/client");
-        cargo.env("CARGO_TARGET_DIR", &folder);
-        if !process::shown(&mut cargo)? {
-            return Err("the client does not build; the messages are above".to_owned());
-        }
-        let mut archive = Archive::new();
-        for name in ["dev", "proc", "sys"] {
-            archive.folder(name);
-        }
-        archive.console("dev/console");
-        let client = folder.join(CLIENT).join("release/waterbear-linux-client");
-        archive.program("init", &bytes(&client)?);
-        archive.program("waterbear.ko", &bytes(&module.file)?);
-        for path in STOCK_MODULES {
-            let file = kernel.modules.join(path).with_extension("ko");
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            if file.exists() {
-                archive.program(&name, &bytes(&file)?);
-            }
-        }
-        let file = workspace.target().join("linux/disc");
-        fs::write(&file, archive.finish())
-            .map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Self { file })
-    }
-}
-
-fn bytes(path: &Path) -> Outcome<Vec<u8>> {
-    fs::read(path).map_err(|error| format!("cannot read {}: {error}.", path.display()))
-}
-
 /// A machine for the client.
 #[derive(Clone, Copy)]
 pub struct Machine {
@@ -234,6 +181,8 @@ pub struct Machine {
     pub cpu: &'static str,
     /// What the kernel's command line tells the client, if anything.
     pub say: &'static str,
+    /// How much memory it has, in QEMU's words.
+    pub memory: &'static str,
 }
 
 impl Machine {
@@ -246,7 +195,7 @@ impl Machine {
         );
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-machine", "q35,accel=tcg", "-m", "1G", "-smp", "2"])
+            .args(["-machine", "q35,accel=tcg", "-m", self.memory, "-smp", "2"])
             .args(["-cpu", self.cpu, "-append", &line, "-kernel"])
             .arg(&kernel.image)
             .arg("-initrd")

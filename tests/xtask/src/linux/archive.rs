@@ -36,6 +36,15 @@ impl Archive {
         self.add(name, PROGRAM, (0, 0), content);
     }
 
+    /// Adds a file by its absolute path, and the folders above it.
+    pub fn file_with_folders(&mut self, path: &str, content: &[u8]) {
+        let path = path.trim_start_matches('/');
+        for (at, _) in path.match_indices('/') {
+            self.folder(&path[..at]);
+        }
+        self.program(path, content);
+    }
+
     /// The whole archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.add("TRAILER!!!", 0, (0, 0), &[]);

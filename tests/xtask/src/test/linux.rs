@@ -2,22 +2,31 @@
 
 use super::Tally;
 use crate::Outcome;
-use crate::linux::{Disc, Kernel, Machine, Module};
+use crate::linux::{Client, Disc, Kernel, Machine, Module};
 use crate::workspace::Workspace;
 use crate::{pool, process};
 use std::time::Instant;
 
-/// The machines: one on which the module serves, one that it must refuse.
-const MACHINES: [Machine; 2] = [
-    Machine {
-        cpu: "EPYC,+svm,+npt",
-        say: "",
-    },
-    Machine {
-        cpu: "EPYC,-svm",
-        say: "waterbear=unable",
-    },
-];
+/// On which the module serves.
+const ABLE: Machine = Machine {
+    cpu: "EPYC,+svm,+npt",
+    say: "",
+    memory: "1G",
+};
+
+/// On which an unmodified QEMU boots a guest on the module.
+const MONITOR: Machine = Machine {
+    say: "waterbear=monitor",
+    memory: "2G",
+    ..ABLE
+};
+
+/// On which the module must refuse to serve.
+const UNABLE: Machine = Machine {
+    cpu: "EPYC,-svm",
+    say: "waterbear=unable",
+    ..ABLE
+};
 
 pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let kernel = Kernel::fetch(workspace)?;
@@ -35,15 +44,19 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
             "the module builds without a warning:\n{complaints}"
         ));
     }
-    let disc = Disc::build(workspace, &kernel, &module)?;
-    let results = pool::run(MACHINES.to_vec(), |machine| {
+    let client = Client::build(workspace)?;
+    let modules = Disc::with_modules(workspace, &client, &kernel, &module)?;
+    let monitor = Disc::with_monitor(workspace, &client, &kernel, &module)?;
+    let jobs = vec![(MONITOR, &monitor), (ABLE, &modules), (UNABLE, &modules)];
+    let results = pool::run(jobs, |(machine, disc)| {
         let start = Instant::now();
-        let text = machine.run(&kernel, &disc, |line| {
+        let text = machine.run(&kernel, disc, |line| {
             if line.starts_with("FAIL ") {
                 println!("  {line}");
             }
         });
-        println!("  {} {}", machine.cpu, process::seconds(start.elapsed()));
+        let time = process::seconds(start.elapsed());
+        println!("  {} {} {time}", machine.cpu, machine.say);
         (machine, text)
     });
     for (machine, text) in results {
@@ -52,7 +65,7 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         tally.failed.extend(
             failed
                 .into_iter()
-                .map(|why| format!("{}: {why}", machine.cpu)),
+                .map(|why| format!("{} {}: {why}", machine.cpu, machine.say)),
         );
     }
     Ok(())
