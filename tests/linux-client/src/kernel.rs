@@ -87,7 +87,7 @@ pub fn a_vm_goes_with_its_killed_owner() -> Outcome {
 }
 
 /// Switches the second CPU off or on.
-fn second_cpu(on: bool) -> Outcome {
+pub fn second_cpu(on: bool) -> Outcome {
     let file = "/sys/devices/system/cpu/cpu1/online";
     fs::write(file, if on { "1" } else { "0" }).map_err(|error| format!("{file}: {error}"))
 }

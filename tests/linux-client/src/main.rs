@@ -8,6 +8,7 @@ mod kernel;
 mod memory;
 mod monitor;
 mod node;
+mod running;
 mod sys;
 mod vcpu;
 mod vm;
@@ -55,6 +56,13 @@ const ABLE: &[Test] = tests![
     vcpu::msrs_are_listed_read_and_set,
     vcpu::memory_goes_away_under_a_guest,
     vcpu::every_write_of_a_guest_is_logged,
+    running::the_fpu_comes_back_as_it_was_set,
+    running::guests_keep_their_fpu_apart_on_shared_cpus,
+    running::memory_changes_under_a_running_guest,
+    running::the_shared_memory_is_not_believed,
+    running::hostile_states_of_a_vcpu_harm_nobody,
+    running::a_killed_owner_takes_its_running_guest_along,
+    running::cpus_go_while_guests_run_on_them,
     kernel::the_module_stays_while_a_vm_is_open,
     kernel::a_vm_goes_with_its_killed_owner,
     kernel::cpus_come_and_go_under_a_vm,

@@ -227,6 +227,11 @@ impl Mapping {
         }
     }
 
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Gives advice about all of it.
     pub fn advise(&self, advice: i32) -> Result<(), i32> {
         // SAFETY: our mapping, to whose content nobody refers.
@@ -239,6 +244,9 @@ impl Mapping {
         checked(unsafe { libc::mprotect(self.start, self.size, rights) }.into()).map(drop)
     }
 }
+
+// SAFETY: the memory is only touched with volatile accesses, for others change it anyway.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
