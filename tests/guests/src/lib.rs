@@ -39,6 +39,8 @@ pub enum End {
     Done,
     /// Its CPU shuts down.
     Shutdown,
+    /// Not by itself.
+    Never,
 }
 
 /// What a program needs of the machine.
@@ -134,6 +136,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(forbidden_things_harm_nobody_else, "forbidden"),
     program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
     program!(two_vcpus_and_memory_that_changes, "smp2", vcpus: 2),
     program!(four_vcpus_and_memory_that_changes, "smp4", vcpus: 4),
 ];
