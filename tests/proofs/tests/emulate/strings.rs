@@ -13,6 +13,7 @@ use crate::{
     oracle::compare,
 };
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const DF: u64 = Rflags::DF.bits();
 const ZF: u64 = Rflags::ZF.bits();
 
