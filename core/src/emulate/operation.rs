@@ -269,6 +269,20 @@ fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
         0x86 | 0x87 => cpu.to_rm(Op::Exchange, Use::Modify, cpu.reg()),
         0x88 | 0x89 => cpu.to_rm(Op::Move, Use::Write, cpu.reg()),
         0x8a | 0x8b => cpu.to_reg(Op::Move, Use::Write),
+        0x8c => {
+            let Some(selector) = cpu.selector else {
+                return Err(Stop::Exception(Exception::invalid_opcode()));
+            };
+            // In memory it has two bytes, whatever the operand size is.
+            let size = if instruction.memory.is_some() {
+                2
+            } else {
+                size
+            };
+            let target = cpu.rm(size, true)?;
+            let source = Place::Immediate(selector.into());
+            Ok(same(Op::Move, Use::Write, target, source, size))
+        }
         0x8d => {
             cpu.only_memory()?;
             let offset = instruction.memory.map_or(0, |memory| cpu.offset(&memory));

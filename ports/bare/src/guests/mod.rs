@@ -162,6 +162,9 @@ fn one<V: Vendor + Sync>(
         Ok(mut drive) => drive.run(),
         Err(error) => machine.finish(Verdict::Error(error)),
     };
+    if program.twins {
+        return twins(vendor, program, &machine);
+    }
     if program.vcpus == 1 {
         run(0);
     } else {
@@ -172,6 +175,28 @@ fn one<V: Vendor + Sync>(
     // A signal that nobody has taken is for this program alone.
     host::take_signal();
     match machine.failure() {
+        None => Ok(machine.exits.load(core::sync::atomic::Ordering::Relaxed)),
+        Some(why) => Err(Miss::Failed(why)),
+    }
+}
+
+/// Runs a program on two machines in turns, an exit of the one and then an exit of the other.
+fn twins<V: Vendor + Sync>(
+    vendor: &V,
+    program: &'static Program,
+    machine: &Machine<'_, V>,
+) -> Result<u32, Miss> {
+    let twin = Machine::new(vendor, program)?;
+    let mut drives = [Drive::new(machine, 0)?, Drive::new(&twin, 0)?];
+    while !machine.is_over() || !twin.is_over() {
+        for (drive, machine) in drives.iter_mut().zip([machine, &twin]) {
+            if !machine.is_over() {
+                drive.step();
+            }
+        }
+    }
+    host::take_signal();
+    match machine.failure().or(twin.failure()) {
         None => Ok(machine.exits.load(core::sync::atomic::Ordering::Relaxed)),
         Some(why) => Err(Miss::Failed(why)),
     }

@@ -9,10 +9,11 @@ use crate::flat::{Call, Flat};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use crate::{
     form::{Case, state},
-    forms::compare,
     host::Host,
+    oracle::compare,
 };
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const DF: u64 = Rflags::DF.bits();
 const ZF: u64 = Rflags::ZF.bits();
 
