@@ -27,6 +27,9 @@ pub fn value(number: u64) -> u32 {
         | kvm::KVM_CAP_MP_STATE
         | kvm::KVM_CAP_USER_NMI
         | kvm::KVM_CAP_XSAVE
+        | kvm::KVM_CAP_VCPU_EVENTS
+        | kvm::KVM_CAP_INTR_SHADOW
+        | kvm::KVM_CAP_DEBUGREGS
         | kvm::KVM_CAP_XCRS
         | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
         // There are no interrupt controllers here whose inputs could be routed, and the call says

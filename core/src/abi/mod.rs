@@ -14,7 +14,7 @@
 //! | `log` | the dirty log, as the interface has it |
 //! | [`vcpu`] | commands of a vCPU's descriptor |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
-//! | `registers`, `msrs`, `cpuid`, `fpu` | a vCPU's state, as the interface has it |
+//! | `registers`, `msrs`, `cpuid`, `fpu`, `events` | a vCPU's state, as the interface has it |
 //!
 //! What every command means is said in "The Definitive KVM API Documentation".
 //! A capability reads 0 until it works, and a command that is not there yet is
@@ -23,6 +23,7 @@ pub mod area;
 pub mod bytes;
 pub mod capability;
 mod cpuid;
+mod events;
 mod fpu;
 #[expect(
     missing_docs,

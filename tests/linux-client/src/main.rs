@@ -56,6 +56,7 @@ const ABLE: &[Test] = tests![
     vcpu::msrs_are_listed_read_and_set,
     vcpu::memory_goes_away_under_a_guest,
     vcpu::every_write_of_a_guest_is_logged,
+    vcpu::events_and_debug_registers_come_back_as_they_were_set,
     running::the_fpu_comes_back_as_it_was_set,
     running::guests_keep_their_fpu_apart_on_shared_cpus,
     running::memory_changes_under_a_running_guest,

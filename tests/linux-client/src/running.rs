@@ -211,6 +211,8 @@ pub fn hostile_states_of_a_vcpu_harm_nobody() -> Outcome {
         let _ = sys::ioctl_with(&guest.vcpu, KVM_SET_SREGS, &sregs);
         sys::alarm_in(20);
         let _ = ioctl(&guest.vcpu, KVM_RUN, 0);
+        // No signal later, when something else could be interrupted.
+        sys::alarm_in(0);
     }
     Ok(())
 }

@@ -419,3 +419,40 @@ pub fn every_write_of_a_guest_is_logged() -> Outcome {
     }
     Ok(())
 }
+
+pub fn events_and_debug_registers_come_back_as_they_were_set() -> Outcome {
+    // nop; hlt
+    let guest = Guest::new(&[0x90, 0xf4])?;
+    // The handler of #GP at 0x3000: mov al, 13; out 1, al
+    guest.memory.write(0x3000, &[0xb0, 13, 0xe6, 1]);
+    guest.memory.write(13 * 4, &[0x00, 0x30, 0x00, 0x00]);
+    let mut events: kvm_vcpu_events = guest.get(KVM_GET_VCPU_EVENTS)?;
+    same(
+        "a new one",
+        (events.exception.injected, events.nmi.masked),
+        (0, 0),
+    )?;
+    events.exception.injected = 1;
+    events.exception.nr = 13;
+    events.nmi.masked = 1;
+    guest.set(KVM_SET_VCPU_EVENTS, &events)?;
+    let seen: kvm_vcpu_events = guest.get(KVM_GET_VCPU_EVENTS)?;
+    let told = (seen.exception.injected, seen.exception.nr, seen.nmi.masked);
+    same("events", told, (1, 13, 1))?;
+    same("reason", guest.run()?, KVM_EXIT_IO)?;
+    same("the handler ran", guest.shared::<u8>(4096), 13)?;
+    let seen: kvm_vcpu_events = guest.get(KVM_GET_VCPU_EVENTS)?;
+    same("afterwards", seen.exception.injected, 0)?;
+    events.flags = 1 << 20;
+    let answer = ioctl_with(&guest.vcpu, KVM_SET_VCPU_EVENTS, &events);
+    same("a flag that nobody knows", answer, Err(libc::EINVAL))?;
+    let mut debug: kvm_debugregs = guest.get(KVM_GET_DEBUGREGS)?;
+    same("dr6 and dr7", (debug.dr6, debug.dr7), (0xffff_0ff0, 0x400))?;
+    debug.db = [1, 2, 3, 4];
+    guest.set(KVM_SET_DEBUGREGS, &debug)?;
+    let seen: kvm_debugregs = guest.get(KVM_GET_DEBUGREGS)?;
+    same("breakpoints", seen.db, [1, 2, 3, 4])?;
+    debug.dr7 = 1 << 32;
+    let answer = ioctl_with(&guest.vcpu, KVM_SET_DEBUGREGS, &debug);
+    same("dr7 of more than 32 bits", answer, Err(libc::EINVAL))
+}
