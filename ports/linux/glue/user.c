@@ -10,10 +10,14 @@
 
 #include "glue.h"
 
+/* NULL for a thread of the kernel's, which owns no memory. */
 struct mm_struct *wb_mm_hold(void)
 {
-	mmgrab(current->mm);
-	return current->mm;
+	struct mm_struct *mm = current->mm;
+
+	if (mm)
+		mmgrab(mm);
+	return mm;
 }
 
 void wb_mm_drop(struct mm_struct *mm)

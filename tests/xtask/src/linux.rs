@@ -151,6 +151,7 @@ impl Module {
         need::tool("gcc-12", "gcc-12")?;
         need::rust_part("component", "rust-src")?;
         need::rust_part("target", "x86_64-unknown-none")?;
+        forget_objects(&workspace.folder("target/linux-module"))?;
         let mut make = Command::new("make");
         make.arg("-C")
             .arg(workspace.folder("ports/linux"))
@@ -172,6 +173,22 @@ impl Module {
                 .collect(),
         })
     }
+}
+
+/// Removes the objects of an earlier build: what objtool thought of them would not be said again.
+fn forget_objects(folder: &Path) -> Outcome {
+    let Ok(kernels) = fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for kernel in kernels.flatten().filter(|entry| entry.path().is_dir()) {
+        for file in fs::read_dir(kernel.path()).into_iter().flatten().flatten() {
+            let path = file.path();
+            if path.extension().is_some_and(|extension| extension == "o") {
+                fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A machine for the client.
