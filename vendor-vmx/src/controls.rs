@@ -108,6 +108,35 @@ impl Controls {
         self.secondary & secondary.bits() != 0
     }
 
+    /// An answer of this CPU's CPUID, without instructions that raise #UD in a guest because a
+    /// control for them is missing.
+    ///
+    /// Source: Intel SDM volume 3, "Secondary Processor-Based VM-Execution Controls".
+    pub fn limit_cpuid(&self, function: u32, index: u32, answer: [u32; 4]) -> [u32; 4] {
+        const RDTSCP: u32 = 1 << 27;
+        const INVPCID: u32 = 1 << 10;
+        const WAITPKG: u32 = 1 << 5;
+        const RDPID: u32 = 1 << 22;
+        const XSAVES: u32 = 1 << 3;
+        let [mut a, mut b, mut c, mut d] = answer;
+        let has_rdtscp = self.has(SecondaryControls::ENABLE_RDTSCP);
+        match (function, index) {
+            (7, 0) => {
+                c &= !WAITPKG;
+                if !has_rdtscp {
+                    c &= !RDPID;
+                }
+                if !self.has(SecondaryControls::ENABLE_INVPCID) {
+                    b &= !INVPCID;
+                }
+            }
+            (0xd, 1) if !self.has(SecondaryControls::ENABLE_XSAVES_XRSTORS) => a &= !XSAVES,
+            (0x8000_0001, _) if !has_rdtscp => d &= !RDTSCP,
+            _ => {}
+        }
+        [a, b, c, d]
+    }
+
     /// The primary controls with exits for the windows that are wanted.
     pub fn with_windows(&self, interrupt: bool, nmi: bool) -> u32 {
         let mut controls = self.primary;
@@ -139,6 +168,30 @@ mod tests {
         let capability = Capability::from_msr(0x0000_00ff_0000_0016);
         assert_eq!(capability.adjust(0x80, 0), Ok(0x96));
         assert_eq!(capability.adjust(0x100, 0), Err(Error::NotSupported));
+    }
+
+    #[test]
+    fn instructions_without_their_control_are_not_shown() {
+        let mut controls = Controls {
+            pin: 0,
+            primary: 0,
+            secondary: 0,
+            exit: 0,
+            entry: 0,
+        };
+        let ones = [u32::MAX; 4];
+        let cleared = |controls: &Controls, function, index| {
+            let answer = controls.limit_cpuid(function, index, ones);
+            answer.map(|word| !word)
+        };
+        let c = 1 << 5 | 1 << 22;
+        assert_eq!(cleared(&controls, 7, 0), [0, 1 << 10, c, 0]);
+        assert_eq!(cleared(&controls, 0xd, 1), [1 << 3, 0, 0, 0]);
+        assert_eq!(cleared(&controls, 0x8000_0001, 0), [0, 0, 0, 1 << 27]);
+        assert_eq!(cleared(&controls, 0xd, 0), [0; 4]);
+        controls.secondary = SecondaryControls::all().bits();
+        assert_eq!(cleared(&controls, 7, 0), [0, 0, 1 << 5, 0]);
+        assert_eq!(cleared(&controls, 0x8000_0001, 0), [0; 4]);
     }
 
     #[test]

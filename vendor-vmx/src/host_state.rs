@@ -58,6 +58,12 @@ pub const HOST_STATE: &[HostState] = &[
     ),
     state("TR", Read::Segment(SegmentName::Tr), EXIT_LOADED),
     state(
+        "the limit of TR",
+        Read::Dead,
+        "nobody: the exit makes it 103; a host whose task-state segment has an I/O bitmap loads \
+         TR again before its users need that",
+    ),
+    state(
         "GDTR",
         Read::Gdtr,
         "base: the exit; limit: by hand (host::Host::restore)",

@@ -51,31 +51,59 @@ impl<H: Hal> Vpids<H> {
 
     /// Takes an identifier, if one is left.
     pub fn take(&self) -> Option<NonZeroU16> {
-        for (number, word) in self.0.iter().enumerate() {
-            loop {
-                let taken = word.load(Ordering::Relaxed);
-                let bit = taken.trailing_ones();
-                if bit == 64 {
-                    break;
-                }
-                // Relaxed: what was cached for the last owner is dealt with at the first entry.
-                let more = taken | 1 << bit;
-                if word
-                    .compare_exchange(taken, more, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok()
-                {
-                    return NonZeroU16::new((number * 64) as u16 | bit as u16);
-                }
-            }
-        }
-        None
+        take(&self.0)
     }
 
     /// Gives an identifier back.
     pub fn give_back(&self, vpid: NonZeroU16) {
-        let number = vpid.get();
-        if let Some(word) = self.0.get(usize::from(number / 64)) {
-            word.fetch_and(!(1 << (number % 64)), Ordering::Relaxed);
+        give_back(&self.0, vpid);
+    }
+}
+
+/// Sets a bit that is clear, and says which.
+fn take(words: &[AtomicU64]) -> Option<NonZeroU16> {
+    for (number, word) in words.iter().enumerate() {
+        loop {
+            let taken = word.load(Ordering::Relaxed);
+            let bit = taken.trailing_ones();
+            if bit == 64 {
+                break;
+            }
+            // Relaxed: what was cached for the last owner is dealt with at the first entry.
+            let more = taken | 1 << bit;
+            if word
+                .compare_exchange(taken, more, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return NonZeroU16::new((number * 64) as u16 | bit as u16);
+            }
         }
+    }
+    None
+}
+
+/// Clears a bit.
+fn give_back(words: &[AtomicU64], vpid: NonZeroU16) {
+    let number = vpid.get();
+    if let Some(word) = words.get(usize::from(number / 64)) {
+        word.fetch_and(!(1 << (number % 64)), Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_identifier_has_one_owner_until_it_is_given_back() {
+        let words = [AtomicU64::new(1), AtomicU64::new(0)];
+        for number in 1..128 {
+            assert_eq!(take(&words).map(NonZeroU16::get), Some(number));
+        }
+        assert_eq!(take(&words), None);
+        let one = NonZeroU16::new(77).unwrap();
+        give_back(&words, one);
+        assert_eq!(take(&words), Some(one));
+        assert_eq!(take(&words), None);
     }
 }

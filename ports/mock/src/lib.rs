@@ -60,6 +60,7 @@ mod context;
 mod contiguous;
 mod cpu;
 mod fpu;
+#[cfg(not(loom))]
 mod grace;
 #[cfg(loom)]
 #[path = "grace_loom.rs"]

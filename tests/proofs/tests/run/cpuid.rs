@@ -106,8 +106,8 @@ fn the_size_of_the_xsave_area_follows_xcr0() {
         (1, 576, 576),
         (3, 576, 576),
         (7, 576 + 256, 576 + 256),
-        // The last part is aligned to 64 bytes, and so are the two before it by their sizes.
-        (0xe7, 0x680 + 0x400, 576 + 256 + 0x40 + 0x200 + 0x400),
+        // The last part is aligned to 64 bytes.
+        (0xe7, 0x680 + 0x400, 0x340 + 0x80 + 0x200 + 0x400),
     ] {
         bench.guest().switched.xcr0 = xcr0;
         assert_eq!(ask(&mut bench, 0xd, 0)[1], standard, "{xcr0:#x}");
@@ -142,7 +142,7 @@ fn a_leaf_is_found_wherever_it_is_in_the_table() {
     entries.push(entry(0x8000_0005, 0, false, 55));
     entries.push(entry(0x4000_0010, 0, false, 66));
     bench.cpu.set_cpuid(&entries).unwrap();
-    for leaf in 2..200 {
+    for leaf in (2..200).step_by(if cfg!(miri) { 40 } else { 1 }) {
         // The bits that follow others are not what is asked here.
         if !matches!(leaf, 7 | 0xd) {
             assert_eq!(ask(&mut bench, leaf, 9), [leaf + 1; 4]);

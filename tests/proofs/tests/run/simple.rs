@@ -120,11 +120,14 @@ fn a_fault_on_memory_is_mapped_and_the_guest_goes_on() {
 #[test]
 fn a_finished_instruction_ends_its_shadow_and_its_resume_flag() {
     let mut bench = Bench::new();
+    bench.cpu.queue_interrupt(0x41).unwrap();
     bench.then(Scripted::exit(Exit::Cpuid, 2).after(|guest| {
         guest.shadow = Shadow::STI | Shadow::NMI;
-        guest.regs.rflags |= Rflags::RF.bits();
+        guest.regs.rflags |= Rflags::RF.bits() | Rflags::IF.bits();
     }));
-    bench.then(Scripted::exit(Exit::Shutdown, 0));
+    bench.then(Scripted::exit(Exit::Shutdown, 0).after(|guest| {
+        assert_eq!(guest.delivered, [Event::Interrupt(0x41)], "at once");
+    }));
     bench.run();
     assert_eq!(bench.guest().shadow, Shadow::NMI);
     assert_eq!(bench.guest().regs.rflags & Rflags::RF.bits(), 0);

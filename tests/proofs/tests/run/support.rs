@@ -48,7 +48,8 @@ pub fn intel(function: u32, index: u32) -> [u32; 4] {
         (7, 1) => [u32::MAX; 4],
         (0xb, _) => [1, 2, 0x100, 7],
         (0xd, 0) => [0x2ff, 0xa88, 0xa88, 0],
-        (0xd, 5) => [0x40, 0x440, 0, 0],
+        // Larger than it is, so that what is aligned behind it has a gap.
+        (0xd, 5) => [0x48, 0x440, 0, 0],
         (0xd, 6) => [0x200, 0x480, 0, 0],
         (0xd, 7) => [0x400, 0x680, 2, 0],
         (0x8000_0000, _) => [0x8000_0008, 0, 0, 0],

@@ -51,8 +51,8 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
             fence::no_system(workspace)?,
         ),
         (
-            "the core denies unsafe code",
-            fence::core_denies_unsafe(workspace)?,
+            "the core and the vendor crates deny unsafe code",
+            fence::unsafe_is_denied(workspace)?,
         ),
         (
             "unsafe code only in the named files",

@@ -1,19 +1,36 @@
 //! Where things may stand: no operating system in the portable crates, unsafe code only in the
-//! named modules of the core. Each check returns its faults, one line each.
+//! named modules of the core and the vendor crates. Each check returns its faults, one line each.
 
 use crate::Outcome;
 use crate::source::{self, Attribute, Item};
 use crate::workspace::{self, Workspace};
 use std::path::Path;
 
-/// The files of the core that may hold unsafe code. The documentation of the core says why.
-const UNSAFE_FILES: [&str; 6] = [
+/// The crates whose unsafe code is fenced.
+const FENCED: [&str; 3] = ["core", "vendor-svm", "vendor-vmx"];
+
+/// Their files that may hold unsafe code. The documentation of each crate says why.
+const UNSAFE_FILES: &[&str] = &[
     "core/src/lock.rs",
     "core/src/mem.rs",
     "core/src/once.rs",
     "core/src/once_table.rs",
     "core/src/published.rs",
     "core/src/tdp/table.rs",
+    "vendor-svm/src/by_hand.rs",
+    "vendor-svm/src/cpu.rs",
+    "vendor-svm/src/pages.rs",
+    "vendor-svm/src/svm.rs",
+    "vendor-svm/src/world.rs",
+    "vendor-vmx/src/cpu.rs",
+    "vendor-vmx/src/fields.rs",
+    "vendor-vmx/src/host.rs",
+    "vendor-vmx/src/loaded.rs",
+    "vendor-vmx/src/pages.rs",
+    "vendor-vmx/src/run.rs",
+    "vendor-vmx/src/swap.rs",
+    "vendor-vmx/src/vmx.rs",
+    "vendor-vmx/src/world.rs",
 ];
 
 /// No file of the portable crates asks for which operating system it is built.
@@ -33,39 +50,46 @@ pub fn no_system(workspace: &Workspace) -> Outcome<Vec<String>> {
     Ok(faults)
 }
 
-/// The core's `lib.rs` has `#![deny(unsafe_code)]`.
-pub fn core_denies_unsafe(workspace: &Workspace) -> Outcome<Vec<String>> {
-    const LIB: &str = "core/src/lib.rs";
-    let items = source::items(&workspace.read(LIB)?, Path::new(LIB))?;
+/// The `lib.rs` of each fenced crate has `#![deny(unsafe_code)]`.
+pub fn unsafe_is_denied(workspace: &Workspace) -> Outcome<Vec<String>> {
     let denies = |attribute: &Attribute| {
         ["deny", "forbid"]
             .iter()
             .any(|level| attribute.is(level) && attribute.sets(level, "unsafe_code"))
     };
-    let denied = items.iter().any(|item| match item {
-        Item::Other {
-            attributes,
-            inner: true,
-        } => attributes.iter().any(denies),
-        _ => false,
-    });
-    let fault = format!("{LIB} lacks #![deny(unsafe_code)]");
-    Ok(if denied { vec![] } else { vec![fault] })
+    let mut faults = Vec::new();
+    for name in FENCED {
+        let lib = format!("{name}/src/lib.rs");
+        let items = source::items(&workspace.read(&lib)?, Path::new(&lib))?;
+        let denied = items.iter().any(|item| match item {
+            Item::Other {
+                attributes,
+                inner: true,
+            } => attributes.iter().any(denies),
+            _ => false,
+        });
+        if !denied {
+            faults.push(format!("{lib} lacks #![deny(unsafe_code)]"));
+        }
+    }
+    Ok(faults)
 }
 
-/// No other file of the core than the named ones lifts that.
+/// No other file of the fenced crates than the named ones lifts that.
 pub fn unsafe_only_where_named(workspace: &Workspace) -> Outcome<Vec<String>> {
     let mut faults = Vec::new();
-    for path in workspace::files(&workspace.folder("core"), &["rs"])? {
-        let text = workspace::read(&path)?;
-        let path = workspace.relative(&path);
-        for place in places_with_unsafe(&text, path)? {
-            if !UNSAFE_FILES.contains(&place.as_str()) {
-                faults.push(format!(
-                    "{}: {place} is not among the files that may hold unsafe code: {}",
-                    path.display(),
-                    UNSAFE_FILES.join(", ")
-                ));
+    for name in FENCED {
+        for path in workspace::files(&workspace.folder(name), &["rs"])? {
+            let text = workspace::read(&path)?;
+            let path = workspace.relative(&path);
+            for place in places_with_unsafe(&text, path)? {
+                if !UNSAFE_FILES.contains(&place.as_str()) {
+                    faults.push(format!(
+                        "{}: {place} is not among the files that may hold unsafe code: {}",
+                        path.display(),
+                        UNSAFE_FILES.join(", ")
+                    ));
+                }
             }
         }
     }
