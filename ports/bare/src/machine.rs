@@ -12,6 +12,7 @@ use crate::{boot, cpu_name, guests, selftest, smp, traps};
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main() -> ! {
     console::init();
+    boot::keep_command_line();
     host::memory::init();
     traps::init();
     smp::init_cpu(0);
