@@ -19,6 +19,8 @@ pub struct Program {
     pub end: End,
     /// How many vCPUs it has. All but the first wait until it starts them.
     pub vcpus: u32,
+    /// Two guests run it at the same time, on one CPU in turns.
+    pub twins: bool,
     /// Without these it says nothing.
     pub needs: &'static [Need],
     /// Its memory.
@@ -95,6 +97,7 @@ macro_rules! program {
                 image: include_bytes!(concat!(env!("OUT_DIR"), "/", $file, ".bin")),
                 end: End::Done,
                 vcpus: 1,
+                twins: false,
                 needs: &[],
                 slots: STANDARD,
                 max_exits: 100_000,
@@ -123,6 +126,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(every_write_is_in_the_dirty_log, "dirty_log"),
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
+    program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
 ];
 
 /// The program that measures. It tells number and cost of each of [`MEASURED`] through ports 0x570

@@ -46,6 +46,8 @@ pub enum Verdict {
     Asleep,
     TooManyExits,
     TooLong,
+    /// The host's FPU has something else in it.
+    HostFpu,
 }
 
 impl fmt::Display for Verdict {
@@ -59,6 +61,7 @@ impl fmt::Display for Verdict {
             Verdict::Asleep => f.write_str("it waits for an interrupt that never comes"),
             Verdict::TooManyExits => f.write_str("too many exits"),
             Verdict::TooLong => f.write_str("it took too long"),
+            Verdict::HostFpu => f.write_str("the FPU of the host has changed"),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`commands`] | what a program asks its host to do |
 //! | [`tracker`] | who is told of writes to tracked pages |
 //! | [`drive`] | one vCPU |
+//! | [`twins`] | two guests in turns on one CPU |
 //! | [`cpuid`] | what CPUID says |
 //! | [`bench`] | what exits cost |
 //! | [`host_walk`] | what the host has in its registers, before and after |
@@ -23,6 +24,7 @@ mod host_walk;
 mod machine;
 mod memory;
 mod tracker;
+mod twins;
 
 use waterbear_core::Error;
 use waterbear_core::host_state::HostState;
@@ -157,6 +159,9 @@ fn one<V: Vendor + Sync>(
         return Err(Miss::Lacks("it needs more CPUs"));
     }
     let _token = registry.vm_created()?;
+    if program.twins {
+        return twins::run(vendor, program);
+    }
     let machine = Machine::new(vendor, program)?;
     let run = |index: u32| match Drive::new(&machine, index as usize) {
         Ok(mut drive) => drive.run(),
