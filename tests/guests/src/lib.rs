@@ -127,6 +127,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
     program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
+    program!(debug_registers_are_the_guests_own, "debug", twins: true),
 ];
 
 /// The program that measures. It tells number and cost of each of [`MEASURED`] through ports 0x570
