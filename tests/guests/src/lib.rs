@@ -126,6 +126,8 @@ pub const PROGRAMS: &[Program] = &[
     program!(every_write_is_in_the_dirty_log, "dirty_log"),
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
+    program!(two_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 2),
+    program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
     program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
     program!(debug_registers_are_the_guests_own, "debug", twins: true),
 ];

@@ -30,6 +30,7 @@ const ARGUMENT_2: u16 = 0x54c;
 const VCPU: u16 = 0x560;
 const QUIRKS: u16 = 0x564;
 const TWIN: u16 = 0x568;
+const VCPUS: u16 = 0x56c;
 
 /// A vCPU that runs a program.
 pub struct Drive<'m, 'v, V: Vendor> {
@@ -208,6 +209,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             VCPU => self.index as u32,
             QUIRKS => cpuid::quirks(),
             TWIN => self.twin,
+            VCPUS => self.machine.program.vcpus,
             _ => u32::MAX,
         }
     }
