@@ -59,6 +59,15 @@ impl Asids {
         self.next.store(0, Ordering::Relaxed);
     }
 
+    /// Whether an entry on `cpu`, whose these are, can use what the vCPU holds, and its
+    /// translations.
+    #[inline]
+    pub fn still_good(&self, cpu: CpuId, held: &Held) -> bool {
+        self.next.load(Ordering::Relaxed) != 0
+            && held.cpu == cpu
+            && held.generation == self.generation.load(Ordering::Relaxed)
+    }
+
     /// Finds the ASID for an entry on `cpu`, whose these are, for a vCPU that last ran with
     /// `held`. `count` is the number of ASIDs that the CPU has, the host's included; `flush` says
     /// that the vCPU's translations are stale, `by_asid` that the CPU can forget those of one
@@ -73,15 +82,15 @@ impl Asids {
         flush: bool,
         by_asid: bool,
     ) -> (Held, Forget) {
-        let generation = self.generation.load(Ordering::Relaxed);
-        let next = self.next.load(Ordering::Relaxed);
-        let kept = next != 0 && held.cpu == cpu && held.generation == generation;
+        let kept = self.still_good(cpu, &held);
         if kept && !flush {
             return (held, Forget::Nothing);
         }
         if kept && by_asid {
             return (held, Forget::Own);
         }
+        let generation = self.generation.load(Ordering::Relaxed);
+        let next = self.next.load(Ordering::Relaxed);
         let exhausted = next == 0 || next >= u64::from(count);
         let (generation, asid, forget) = if exhausted {
             (generation.wrapping_add(1), 1, Forget::All)

@@ -68,6 +68,18 @@ impl Nmi {
         self.wanted = wanted;
     }
 
+    /// Whether there is anything to watch for: else a run needs no call of
+    /// [`prepare`](Nmi::prepare) and [`finish`](Nmi::finish).
+    pub fn is_busy(&self) -> bool {
+        self.masked || self.wanted
+    }
+
+    /// Forgets what was asked for a run that did not happen.
+    pub fn cancel(&mut self) {
+        self.wanted = false;
+        self.step = None;
+    }
+
     /// Decides how the next run watches for the end of a handler. `idle` says that no event is to
     /// be injected. Returns whether a wanted window is open already.
     pub fn prepare(&mut self, regs: &Regs, dr6: u64, shadow: bool, idle: bool) -> bool {

@@ -138,19 +138,18 @@ impl<H: Hal> Svm<H> {
     fn run(&self, vcpu: &mut SvmVcpu<H>, per_cpu: &PerCpu<H>, cpu: CpuId) {
         let features = &self.features;
         let flush = core::mem::take(&mut vcpu.flush);
-        let (held, forget) = per_cpu.asids.assign(
-            cpu,
-            vcpu.held,
-            features.asids,
-            flush,
-            features.flush_by_asid,
-        );
-        vcpu.prepare_tlb(held, forget);
-        let last = per_cpu.last.swap(vcpu.number, Ordering::Relaxed);
-        if last != vcpu.number && features.prediction_barrier {
-            // The last guest on this CPU must not steer this one's branches.
-            // SAFETY: the CPU has the register.
-            unsafe { write_msr(PRED_CMD, 1) }
+        if flush || !per_cpu.asids.still_good(cpu, &vcpu.held) {
+            let (count, by_asid) = (features.asids, features.flush_by_asid);
+            let (held, forget) = per_cpu.asids.assign(cpu, vcpu.held, count, flush, by_asid);
+            vcpu.prepare_tlb(held, forget);
+        }
+        if per_cpu.last.load(Ordering::Relaxed) != vcpu.number {
+            per_cpu.last.store(vcpu.number, Ordering::Relaxed);
+            if features.prediction_barrier {
+                // The last guest on this CPU must not steer this one's branches.
+                // SAFETY: the CPU has the register.
+                unsafe { write_msr(PRED_CMD, 1) }
+            }
         }
         let cr4 = vcpu.block.fields().save.cr4;
         let tsc_aux = vcpu.tsc_aux;
@@ -166,6 +165,11 @@ impl<H: Hal> Svm<H> {
         let (cr2, dr6) = (block.save.cr2, block.save.dr6);
         // SAFETY: this is the CPU of `load`, and interrupts are off since.
         unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }
+        if why == code::INVALID {
+            // Nobody says that the CPU forgot anything before it refused.
+            vcpu.flush = true;
+            per_cpu.asids.restart();
+        }
         if why == code::MACHINE_CHECK {
             // SAFETY: the host's state is complete again.
             unsafe { machine_check() }

@@ -1,6 +1,6 @@
 //! A vCPU's state that is SVM's, and what happens to it before and after a run.
 use waterbear_core::Error;
-use waterbear_core::arch::{Cr0, Event, Exception};
+use waterbear_core::arch::{Cr0, Cr4, Event, Exception};
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_hal::{Hal, Hpa, Pfn};
@@ -41,6 +41,9 @@ pub struct SvmVcpu<H: Hal> {
     pub(crate) flush: bool,
     /// CD and NW as the guest wrote them: the CPU runs with caches on.
     pub(crate) cache_bits: Cr0,
+    /// The guest has not switched machine checks on. The CPU has: else one of the host's would shut
+    /// it down.
+    pub(crate) ignores_machine_checks: bool,
     pub(crate) nmi: Nmi,
     pub(crate) wants_interrupt: bool,
     /// To be delivered at the next entry.
@@ -48,7 +51,26 @@ pub struct SvmVcpu<H: Hal> {
     /// Cut short by the last exit.
     pub(crate) undelivered: Option<Event>,
     soft: Option<Soft>,
+    /// What the control block has been told to exit for.
+    watched: Watch,
     maps: Maps,
+}
+
+bitflags::bitflags! {
+    /// What exits at some times only.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Watch: u8 {
+        /// The guest can take an interrupt.
+        const WINDOW = 1 << 0;
+        /// IRET.
+        const IRET = 1 << 1;
+        /// Every exception.
+        const EXCEPTIONS = 1 << 2;
+        /// Every access to CR0.
+        const CR0 = 1 << 3;
+        /// Reads of CR4.
+        const CR4 = 1 << 4;
+    }
 }
 
 /// A software event that is delivered by a CPU that cannot be told the address behind the
@@ -80,11 +102,13 @@ impl<H: Hal> SvmVcpu<H> {
             held: Held::default(),
             flush: true,
             cache_bits: Cr0::CD | Cr0::NW,
+            ignores_machine_checks: true,
             nmi: Nmi::default(),
             wants_interrupt: false,
             injected: None,
             undelivered: None,
             soft: None,
+            watched: Watch::all(),
             maps,
         };
         vcpu.reset(features);
@@ -121,6 +145,10 @@ impl<H: Hal> SvmVcpu<H> {
         control.event_injection = 0;
         control.clean = Clean::empty();
         self.cache_bits = Cr0::CD | Cr0::NW;
+        block.save.cr4 = Cr4::MCE.bits();
+        self.ignores_machine_checks = true;
+        // Not what any run wants: so the first one says what it does.
+        self.watched = Watch::all();
     }
 
     /// Marks parts of the block as changed.
@@ -137,19 +165,23 @@ impl<H: Hal> SvmVcpu<H> {
     /// Fills in what an entry needs, but for the TLB. `Some` when the guest need not be entered.
     pub(crate) fn prepare(&mut self, root: Pfn, features: &Features) -> Option<Exit> {
         self.undelivered = None;
-        let shadow = self.in_shadow();
-        let idle = self.injected.is_none();
-        let Self {
-            nmi,
-            regs,
-            switched,
-            ..
-        } = self;
-        if nmi.prepare(regs, switched.dr6, shadow, idle) {
-            return Some(Exit::NmiWindow);
+        if self.nmi.is_busy() {
+            let shadow = self.in_shadow();
+            let idle = self.injected.is_none();
+            let dr6 = self.switched.dr6;
+            if self.nmi.prepare(&self.regs, dr6, shadow, idle) {
+                return Some(Exit::NmiWindow);
+            }
         }
-        self.prepare_intercepts();
-        self.prepare_event(features);
+        let watch = self.watch();
+        if watch != self.watched {
+            self.watched = watch;
+            self.set_intercepts(watch);
+        }
+        match self.injected {
+            Some(event) => self.prepare_event(event, features),
+            None => self.block.fields().control.event_injection = 0,
+        }
         let Self {
             block,
             regs,
@@ -179,47 +211,46 @@ impl<H: Hal> SvmVcpu<H> {
         None
     }
 
-    /// Which events and instructions exit this time.
-    fn prepare_intercepts(&mut self) {
-        let mut intercept3 = self.block.fields().control.intercept3;
-        intercept3.set(Intercept3::VINTR, self.wants_interrupt);
-        intercept3.set(Intercept3::IRET, self.nmi.intercepts_iret());
-        let mut control0 = Control0::ALWAYS;
-        if !self.cache_bits.is_empty() {
-            control0 |= Control0::CR0_DIFFERS;
+    /// What exits this time beside what always does.
+    fn watch(&self) -> Watch {
+        let mut watch = Watch::empty();
+        watch.set(Watch::WINDOW, self.wants_interrupt);
+        watch.set(Watch::IRET, self.nmi.intercepts_iret());
+        watch.set(Watch::EXCEPTIONS, self.nmi.steps());
+        watch.set(Watch::CR0, !self.cache_bits.is_empty());
+        watch.set(Watch::CR4, self.ignores_machine_checks);
+        watch
+    }
+
+    fn set_intercepts(&mut self, watch: Watch) {
+        let control = &mut self.block.fields().control;
+        let window = watch.contains(Watch::WINDOW);
+        control.intercept3.set(Intercept3::VINTR, window);
+        let iret = watch.contains(Watch::IRET);
+        control.intercept3.set(Intercept3::IRET, iret);
+        control.intercept_control = Control0::ALWAYS;
+        if watch.contains(Watch::CR0) {
+            control.intercept_control |= Control0::CR0_DIFFERS;
         }
-        let exceptions = if self.nmi.steps() {
+        if watch.contains(Watch::CR4) {
+            control.intercept_control |= Control0::READ_CR4;
+        }
+        control.intercept_exceptions = if watch.contains(Watch::EXCEPTIONS) {
             Exceptions::ALL
         } else {
             Exceptions::ALWAYS
         };
-        let mut interrupt = VirtualInterrupt::MASKING;
-        if self.wants_interrupt {
-            interrupt |= VirtualInterrupt::PENDING | VirtualInterrupt::IGNORE_TPR;
+        control.virtual_interrupt = VirtualInterrupt::MASKING;
+        if window {
+            control.virtual_interrupt |= VirtualInterrupt::PENDING | VirtualInterrupt::IGNORE_TPR;
         }
-        let control = &mut self.block.fields().control;
-        if control.intercept3 != intercept3
-            || control.intercept_control != control0
-            || control.intercept_exceptions != exceptions
-        {
-            control.intercept3 = intercept3;
-            control.intercept_control = control0;
-            control.intercept_exceptions = exceptions;
-            control.clean.remove(Clean::INTERCEPTS);
-        }
-        if control.virtual_interrupt != interrupt {
-            control.virtual_interrupt = interrupt;
-            control.clean.remove(Clean::VIRTUAL_INTERRUPT);
-        }
+        let stale = Clean::INTERCEPTS | Clean::VIRTUAL_INTERRUPT;
+        control.clean.remove(stale);
     }
 
     /// Writes the event that is to be delivered, and what it brings along.
-    fn prepare_event(&mut self, features: &Features) {
+    fn prepare_event(&mut self, event: Event, features: &Features) {
         self.soft = None;
-        let Some(event) = self.injected else {
-            self.block.fields().control.event_injection = 0;
-            return;
-        };
         if let Event::Exception(exception) = event {
             match exception.vector {
                 Exception::PF => self.switched.cr2 = exception.payload,
@@ -278,10 +309,12 @@ impl<H: Hal> SvmVcpu<H> {
         let (control, save) = (&mut block.control, &block.save);
         self.wants_interrupt = false;
         let why = exit::reason(control);
+        control.tlb_control = vmcb::TLB_KEEP;
         if why == code::INVALID {
             // The guest has not run. Everything is as it was, and the event still waits; what the
             // block holds may not be the guest's.
             control.clean = Clean::empty();
+            self.nmi.cancel();
             return Exit::Refused(why);
         }
         control.clean = if features.clean_bits {
@@ -303,22 +336,38 @@ impl<H: Hal> SvmVcpu<H> {
             }
         }
         self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
-        let mut dr6 = save.dr6;
-        if why == code::DEBUG && dr6 & exit::DR6_CAUSES == 0 {
-            // An emulator that leaves DR6 to the handler. Of the causes this one can be told.
-            dr6 |= exit::step_of(regs.rflags);
-        }
-        let stepped = self.nmi.finish(why, regs.rip, &mut regs.rflags, dr6);
-        switched.dr6 = stepped.dr6;
-        let exit = match stepped.exit {
-            Some(exit) => exit,
-            None => exit::decode(control, features.decode_assists, stepped.causes),
-        };
+        switched.dr6 = save.dr6;
         if why == code::SHUTDOWN {
             // What the block holds now is not defined.
             self.nmi = Nmi::default();
             self.reset(features);
+            return Exit::Shutdown;
         }
-        exit
+        if self.nmi.is_busy() || why == code::DEBUG {
+            return self.finish_debug(why, features);
+        }
+        exit::decode(control, features.decode_assists, 0)
+    }
+
+    /// The rest of it where single steps may be involved.
+    fn finish_debug(&mut self, why: u64, features: &Features) -> Exit {
+        let Self {
+            block,
+            regs,
+            switched,
+            nmi,
+            ..
+        } = self;
+        let mut dr6 = switched.dr6;
+        if why == code::DEBUG && dr6 & exit::DR6_CAUSES == 0 {
+            // An emulator that leaves DR6 to the handler. Of the causes this one can be told.
+            dr6 |= exit::step_of(regs.rflags);
+        }
+        let stepped = nmi.finish(why, regs.rip, &mut regs.rflags, dr6);
+        switched.dr6 = stepped.dr6;
+        let control = &block.fields().control;
+        stepped
+            .exit
+            .unwrap_or_else(|| exit::decode(control, features.decode_assists, stepped.causes))
     }
 }

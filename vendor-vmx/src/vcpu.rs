@@ -234,13 +234,13 @@ impl<H: Hal> VmxVcpu<H> {
         current.write(control::CR0_READ_SHADOW, value);
     }
 
-    /// Sets CR4, in the same way.
+    /// Sets CR4, in the same way. Machine checks are on while the guest runs where the host has them
+    /// on: one that comes is the host's, and with the bit clear it would shut the CPU down.
     pub(crate) fn write_cr4(&mut self, current: &Current, value: u64) {
+        const HOSTS: u64 = Cr4::VMXE.union(Cr4::MCE).bits();
+        let hosts = self.host.cr4 & Cr4::MCE.bits() | self.machine.cr4_must;
         self.cr4 = value;
-        current.write(
-            guest::CR4,
-            value & !Cr4::VMXE.bits() | self.machine.cr4_must,
-        );
+        current.write(guest::CR4, value & !HOSTS | hosts);
         current.write(control::CR4_READ_SHADOW, value);
     }
 

@@ -42,6 +42,7 @@ impl Alu {
     }
 
     /// The result and the flags. The operands have no bits beyond `size`.
+    #[inline(never)]
     pub(super) fn apply(self, a: u64, b: u64, rflags: u64, size: u8) -> (u64, u64) {
         let carry = rflags & CF;
         match self {
@@ -62,6 +63,7 @@ pub(super) fn sign_bit(size: u8) -> u64 {
 }
 
 /// The low `size` bytes, 1 to 8, as a signed number of eight.
+#[inline(never)]
 pub(super) fn sign_extend(value: u64, size: u8) -> u64 {
     let unused = 64_u32.saturating_sub(u32::from(size) * 8);
     // No bytes, no value.
@@ -70,6 +72,7 @@ pub(super) fn sign_extend(value: u64, size: u8) -> u64 {
 }
 
 /// SF, ZF and PF of a result.
+#[inline(never)]
 pub(super) fn result_flags(result: u64, size: u8) -> u64 {
     let result = result & mask(size);
     let even = (result as u8).count_ones().is_multiple_of(2);
@@ -96,6 +99,7 @@ fn subtract(a: u64, b: u64, borrow: u64, rflags: u64, size: u8) -> (u64, u64) {
 }
 
 /// The flags of a sum: `carries` are the carries out of each bit.
+#[inline(never)]
 fn flags(result: u64, carries: u64, overflows: u64, rflags: u64, size: u8) -> u64 {
     let sign = sign_bit(size);
     rflags & !STATUS

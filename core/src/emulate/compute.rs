@@ -14,6 +14,8 @@ const BX: u8 = Regs::RBX as u8;
 
 /// Computes the new value of the target from its old one and the source's, and changes the copy of
 /// the registers.
+// Once in the module, not once per vendor.
+#[inline(never)]
 pub(super) fn compute(
     cpu: &mut Cpu<'_>,
     plan: &Plan,

@@ -45,6 +45,8 @@ pub(super) struct Cpu<'a> {
     name: SegmentName,
     /// The limit of CS.
     code_limit: u32,
+    /// The selector that a MOV stores; none for other instructions.
+    pub(super) selector: Option<u16>,
 }
 
 impl<'a> Cpu<'a> {
@@ -74,6 +76,15 @@ impl<'a> Cpu<'a> {
         let xlat = instruction.map == Map::Primary && instruction.opcode == 0xd7;
         let operand = fetch(instruction.memory.is_some() || extra || xlat, name);
         let extra = fetch(extra, SegmentName::Es);
+        let stores_selector = instruction.map == Map::Primary && instruction.opcode == 0x8c;
+        let stored = SegmentName::ALL.get(usize::from(instruction.extension()));
+        let selector = match stored {
+            // The first six have numbers in instructions.
+            Some(&name) if stores_selector && instruction.extension() < 6 => {
+                Some(machine.segment(name).selector)
+            }
+            _ => None,
+        };
         let la57 = long && machine.cr4().contains(Cr4::LA57);
         Self {
             instruction,
@@ -91,10 +102,12 @@ impl<'a> Cpu<'a> {
             operand,
             name,
             code_limit: cs.limit,
+            selector,
         }
     }
 
     /// A general register's low bytes.
+    #[inline(never)]
     pub(super) fn register(&self, number: u8, size: u8) -> u64 {
         if self.is_high_byte(number, size) {
             return self.general(number & 3) >> 8 & 0xff;
@@ -103,6 +116,7 @@ impl<'a> Cpu<'a> {
     }
 
     /// Sets a general register's low bytes. Four of them clear the upper half.
+    #[inline(never)]
     pub(super) fn set_register(&mut self, number: u8, size: u8, value: u64) {
         let (number, shift) = if self.is_high_byte(number, size) {
             (number & 3, 8)
@@ -149,6 +163,7 @@ impl<'a> Cpu<'a> {
     }
 
     /// The linear address of an operand in the instruction's own segment.
+    #[inline(never)]
     pub(super) fn linear(&self, offset: u64, size: u8, write: bool) -> Result<u64, Stop> {
         self.translate(&self.operand, self.name, offset, size, write)
     }

@@ -1,10 +1,10 @@
 //! From bytes to an [`Instruction`].
 //!
 //! Source: Intel SDM volume 2, "Instruction Format"; AMD APM volume 3, "Instruction Encoding".
+use super::cpu::mask;
 use super::instruction::{CodeSize, Instruction, Map, Memory, Prefixes};
 use super::table::{Facts, Immediate, PRIMARY, SECONDARY, THIRD_3A, THIRD_38};
 use crate::arch::SegmentName;
-use crate::regs::Regs;
 
 /// The most bytes that an instruction has.
 pub const MAX_LENGTH: usize = 15;
@@ -29,67 +29,94 @@ pub enum DecodeError {
 /// # Errors
 ///
 /// As in [`DecodeError`].
+// Once in the module, not once per vendor.
+#[inline(never)]
 pub fn decode(bytes: &[u8], size: CodeSize) -> Result<Instruction, DecodeError> {
+    let bytes = bytes.get(..MAX_LENGTH).unwrap_or(bytes);
     let mut decoder = Decoder {
-        bytes,
+        padded: [0; PADDED],
         at: 0,
         size,
         rex: 0,
     };
-    decoder.instruction()
+    if let Some(start) = decoder.padded.get_mut(..bytes.len()) {
+        start.copy_from_slice(bytes);
+    }
+    let result = decoder.instruction();
+    // What was made of zeros is nothing.
+    match (decoder.at > bytes.len(), bytes.len() < MAX_LENGTH) {
+        (false, _) => result.ok_or(DecodeError::Unknown),
+        (true, true) => Err(DecodeError::More),
+        (true, false) => Err(DecodeError::TooLong),
+    }
 }
 
 const REX_W: u8 = 8;
 const REX_R: u8 = 4;
-const REX_X: u8 = 2;
-const REX_B: u8 = 1;
+pub(super) const REX_X: u8 = 2;
+pub(super) const REX_B: u8 = 1;
 
-struct Decoder<'a> {
-    bytes: &'a [u8],
+/// As far as an instruction can reach whose prefixes fill [`MAX_LENGTH`].
+const PADDED: usize = 40;
+
+/// Reads on into zeros where the bytes end: that they have ended is seen once, at the end.
+pub(super) struct Decoder {
+    padded: [u8; PADDED],
     at: usize,
     size: CodeSize,
-    rex: u8,
+    pub(super) rex: u8,
 }
 
-impl Decoder<'_> {
-    fn byte(&mut self) -> Result<u8, DecodeError> {
-        if self.at >= MAX_LENGTH {
-            return Err(DecodeError::TooLong);
-        }
-        let byte = *self.bytes.get(self.at).ok_or(DecodeError::More)?;
+impl Decoder {
+    pub(super) fn byte(&mut self) -> u8 {
+        let byte = self.peek();
         self.at += 1;
-        Ok(byte)
+        byte
     }
 
-    fn peek(&self) -> Result<u8, DecodeError> {
-        if self.at >= MAX_LENGTH {
-            return Err(DecodeError::TooLong);
-        }
-        self.bytes.get(self.at).copied().ok_or(DecodeError::More)
+    fn peek(&self) -> u8 {
+        self.padded.get(self.at).copied().unwrap_or(0)
     }
 
-    /// A number of `count` bytes, up to eight.
-    fn number(&mut self, count: u8) -> Result<u64, DecodeError> {
-        let mut value = 0;
-        for index in 0..count.min(8) {
-            value |= u64::from(self.byte()?) << (index * 8);
+    /// A number of up to eight bytes.
+    fn number(&mut self, count: u8) -> u64 {
+        if count == 0 {
+            0
+        } else {
+            self.eight(count) & mask(count)
         }
-        Ok(value)
     }
 
     /// The same, sign-extended.
-    fn signed(&mut self, count: u8) -> Result<u64, DecodeError> {
-        Ok(super::alu::sign_extend(self.number(count)?, count))
+    pub(super) fn signed(&mut self, count: u8) -> u64 {
+        if count == 0 {
+            return 0;
+        }
+        let number = self.eight(count);
+        match count {
+            1 => number as i8 as u64,
+            2 => number as i16 as u64,
+            4 => number as i32 as u64,
+            _ => number,
+        }
     }
 
-    fn long(&self) -> bool {
+    /// Eight bytes, of which `count` are used.
+    fn eight(&mut self, count: u8) -> u64 {
+        let rest = self.padded.get(self.at..).unwrap_or(&[]);
+        self.at += usize::from(count);
+        rest.first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    pub(super) fn long(&self) -> bool {
         self.size == CodeSize::Bits64
     }
 
-    fn instruction(&mut self) -> Result<Instruction, DecodeError> {
+    fn instruction(&mut self) -> Option<Instruction> {
         let mut prefixes = Prefixes::empty();
         let mut segment = None;
-        let first = self.prefixes(&mut prefixes, &mut segment)?;
+        let first = self.prefixes(&mut prefixes, &mut segment);
         let long = self.long();
         if self.rex != 0 {
             prefixes |= Prefixes::REX;
@@ -97,9 +124,9 @@ impl Decoder<'_> {
         let operand = prefixes.contains(Prefixes::OPERAND);
         let address = prefixes.contains(Prefixes::ADDRESS);
         let (map, opcode, facts) = self.opcode(first, &mut prefixes)?;
-        let immediate = facts.immediate().ok_or(DecodeError::Unknown)?;
+        let immediate = facts.immediate()?;
         if facts.not_long() && long {
-            return Err(DecodeError::Unknown);
+            return None;
         }
         let address_size = match (self.size, address) {
             (CodeSize::Bits16, false) | (CodeSize::Bits32, true) => 2,
@@ -121,7 +148,7 @@ impl Decoder<'_> {
             immediate2: 0,
         };
         if facts.modrm() {
-            self.modrm(&mut instruction)?;
+            self.modrm(&mut instruction);
         }
         let wide = long && (facts.wide() || is_wide(&instruction));
         let full = match (self.size, operand) {
@@ -136,20 +163,17 @@ impl Decoder<'_> {
             _ if facts.byte() => 1,
             _ => full,
         };
-        self.immediates(&mut instruction, immediate, full)?;
+        self.immediates(&mut instruction, immediate, full);
         // At most 15.
         instruction.length = self.at as u8;
-        Ok(instruction)
+        Some(instruction)
     }
 
     /// Takes the prefixes in and returns the byte behind them.
-    fn prefixes(
-        &mut self,
-        prefixes: &mut Prefixes,
-        segment: &mut Option<SegmentName>,
-    ) -> Result<u8, DecodeError> {
+    fn prefixes(&mut self, prefixes: &mut Prefixes, segment: &mut Option<SegmentName>) -> u8 {
+        // Ends with the padding, which is no prefix.
         loop {
-            let byte = self.byte()?;
+            let byte = self.byte();
             let long = self.long();
             match byte {
                 // Without effect in 64-bit mode.
@@ -175,54 +199,47 @@ impl Decoder<'_> {
                     self.rex = byte;
                     continue;
                 }
-                _ => return Ok(byte),
+                _ => return byte,
             }
             // A REX prefix counts only in front of the opcode.
             self.rex = 0;
         }
     }
 
-    fn opcode(
-        &mut self,
-        first: u8,
-        prefixes: &mut Prefixes,
-    ) -> Result<(Map, u8, Facts), DecodeError> {
+    fn opcode(&mut self, first: u8, prefixes: &mut Prefixes) -> Option<(Map, u8, Facts)> {
         match first {
-            0x0f => match self.byte()? {
-                0x38 => Ok((Map::Third38, self.byte()?, THIRD_38)),
-                0x3a => Ok((Map::Third3A, self.byte()?, THIRD_3A)),
+            0x0f => match self.byte() {
+                0x38 => Some((Map::Third38, self.byte(), THIRD_38)),
+                0x3a => Some((Map::Third3A, self.byte(), THIRD_3A)),
                 // 3DNow!: the opcode is where an immediate would be.
-                0x0f => Ok((Map::Extended, 0x0f, THIRD_3A)),
-                opcode => Ok((Map::Secondary, opcode, secondary(opcode))),
+                0x0f => Some((Map::Extended, 0x0f, THIRD_3A)),
+                opcode => Some((Map::Secondary, opcode, secondary(opcode))),
             },
-            0x62 | 0xc4 | 0xc5 if self.long() || self.peek()? >= 0xc0 => {
+            0x62 | 0xc4 | 0xc5 if self.long() || self.peek() >= 0xc0 => {
                 self.extended(first, prefixes)
             }
             // Smaller values are POP's ModRM.
-            0x8f if self.peek()? & 0x1f >= 8 => self.extended(first, prefixes),
-            _ => Ok((Map::Primary, first, primary(first))),
+            0x8f if self.peek() & 0x1f >= 8 => self.extended(first, prefixes),
+            _ => Some((Map::Primary, first, primary(first))),
         }
     }
 
     /// Behind the first byte of VEX, EVEX or XOP.
-    fn extended(
-        &mut self,
-        first: u8,
-        prefixes: &mut Prefixes,
-    ) -> Result<(Map, u8, Facts), DecodeError> {
+    #[cold]
+    fn extended(&mut self, first: u8, prefixes: &mut Prefixes) -> Option<(Map, u8, Facts)> {
         let illegal = Prefixes::LOCK | Prefixes::REP | Prefixes::REPNE | Prefixes::OPERAND;
         if prefixes.intersects(illegal | Prefixes::REX) {
-            return Err(DecodeError::Unknown);
+            return None;
         }
-        let second = self.byte()?;
+        let second = self.byte();
         let map = match first {
             0xc5 => 1,
             0x62 => {
-                self.number(2)?;
+                self.number(2);
                 second & 7
             }
             _ => {
-                self.byte()?;
+                self.byte();
                 second & 0x1f
             }
         };
@@ -234,7 +251,7 @@ impl Decoder<'_> {
                 inverted & 7
             };
         }
-        let opcode = self.byte()?;
+        let opcode = self.byte();
         let facts = match (first, map) {
             (0x8f, 8) => THIRD_3A,
             (0x8f, 9) => THIRD_38,
@@ -246,13 +263,13 @@ impl Decoder<'_> {
             },
             (0xc4 | 0x62, 2) | (0x62, 5 | 6) => THIRD_38,
             (0xc4 | 0x62, 3) => THIRD_3A,
-            _ => return Err(DecodeError::Unknown),
+            _ => return None,
         };
-        Ok((Map::Extended, opcode, facts))
+        Some((Map::Extended, opcode, facts))
     }
 
-    fn modrm(&mut self, instruction: &mut Instruction) -> Result<(), DecodeError> {
-        let modrm = self.byte()?;
+    fn modrm(&mut self, instruction: &mut Instruction) {
+        let modrm = self.byte();
         instruction.reg = modrm >> 3 & 7 | (self.rex & REX_R) << 1;
         instruction.rm = modrm & 7 | (self.rex & REX_B) << 3;
         let mode = modrm >> 6;
@@ -260,95 +277,20 @@ impl Decoder<'_> {
         let always_register =
             instruction.map == Map::Secondary && matches!(instruction.opcode, 0x20..=0x23);
         if mode == 3 || always_register {
-            return Ok(());
+            return;
         }
         let mut memory = if instruction.address_size == 2 {
-            self.memory_16(mode, modrm & 7)?
+            self.memory_16(mode, modrm & 7)
         } else {
-            self.memory_32(mode, modrm & 7)?
+            self.memory_32(mode, modrm & 7)
         };
         if let Some(segment) = instruction.segment {
             memory.segment = segment;
         }
         instruction.memory = Some(memory);
-        Ok(())
     }
 
-    fn memory_16(&mut self, mode: u8, rm: u8) -> Result<Memory, DecodeError> {
-        const BX: Option<u8> = Some(Regs::RBX as u8);
-        const BP: Option<u8> = Some(Regs::RBP as u8);
-        const SI: Option<u8> = Some(Regs::RSI as u8);
-        const DI: Option<u8> = Some(Regs::RDI as u8);
-        let (base, index) = match rm {
-            0 => (BX, SI),
-            1 => (BX, DI),
-            2 => (BP, SI),
-            3 => (BP, DI),
-            4 => (SI, None),
-            5 => (DI, None),
-            6 if mode == 0 => (None, None),
-            6 => (BP, None),
-            _ => (BX, None),
-        };
-        let count = match mode {
-            0 if base.is_none() => 2,
-            0 => 0,
-            1 => 1,
-            _ => 2,
-        };
-        let stack = base == BP;
-        Ok(Memory {
-            base,
-            index,
-            scale: 0,
-            displacement: self.signed(count)?,
-            rip_relative: false,
-            segment: if stack {
-                SegmentName::Ss
-            } else {
-                SegmentName::Ds
-            },
-        })
-    }
-
-    fn memory_32(&mut self, mode: u8, rm: u8) -> Result<Memory, DecodeError> {
-        let (mut base, mut index, mut scale) = (rm, None, 0);
-        if rm == 4 {
-            let sib = self.byte()?;
-            base = sib & 7;
-            scale = sib >> 6;
-            let register = sib >> 3 & 7 | (self.rex & REX_X) << 2;
-            // The stack pointer is no index; R12 is one.
-            index = (register != 4).then_some(register);
-        }
-        let no_base = mode == 0 && base == 5;
-        let count = match mode {
-            0 if no_base => 4,
-            0 => 0,
-            1 => 1,
-            _ => 4,
-        };
-        let stack = !no_base && self.rex & REX_B == 0 && matches!(base, 4 | 5);
-        Ok(Memory {
-            base: (!no_base).then_some(base | (self.rex & REX_B) << 3),
-            index,
-            scale,
-            displacement: self.signed(count)?,
-            rip_relative: no_base && rm != 4 && self.long(),
-            segment: if stack {
-                SegmentName::Ss
-            } else {
-                SegmentName::Ds
-            },
-        })
-    }
-
-    fn immediates(
-        &mut self,
-        instruction: &mut Instruction,
-        immediate: Immediate,
-        full: u8,
-    ) -> Result<(), DecodeError> {
+    fn immediates(&mut self, instruction: &mut Instruction, immediate: Immediate, full: u8) {
         let group3 = matches!(instruction.extension(), 0 | 1);
         let extrq = instruction.map == Map::Secondary
             && instruction.opcode == 0x78
@@ -357,39 +299,40 @@ impl Decoder<'_> {
                 .intersects(Prefixes::OPERAND | Prefixes::REPNE);
         instruction.immediate = match immediate {
             // EXTRQ and INSERTQ have two bytes.
-            Immediate::None if extrq => self.number(2)?,
+            Immediate::None if extrq => self.number(2),
             Immediate::None => 0,
-            Immediate::Byte => self.signed(1)?,
-            Immediate::Word => self.number(2)?,
-            Immediate::Operand => self.signed(full.min(4))?,
-            Immediate::Full => self.number(full)?,
-            Immediate::Jump if self.long() => self.signed(4)?,
-            Immediate::Jump => self.signed(full)?,
+            Immediate::Byte => self.signed(1),
+            Immediate::Word => self.number(2),
+            // XOP's has four bytes in any mode.
+            Immediate::Operand if instruction.map == Map::Extended => self.signed(4),
+            Immediate::Operand => self.signed(full.min(4)),
+            Immediate::Full => self.number(full),
+            Immediate::Jump if self.long() => self.signed(4),
+            Immediate::Jump => self.signed(full),
             Immediate::Group3 if !group3 => 0,
-            Immediate::Group3 => self.signed(instruction.operand_size.min(4))?,
+            Immediate::Group3 => self.signed(instruction.operand_size.min(4)),
             Immediate::Offset => {
                 instruction.memory = Some(Memory {
                     base: None,
                     index: None,
                     scale: 0,
-                    displacement: self.number(instruction.address_size)?,
+                    displacement: self.number(instruction.address_size),
                     rip_relative: false,
                     segment: instruction.segment.unwrap_or(SegmentName::Ds),
                 });
                 0
             }
             Immediate::Far => {
-                let offset = self.number(full.min(4))?;
-                instruction.immediate2 = self.number(2)? as u16;
+                let offset = self.number(full.min(4));
+                instruction.immediate2 = self.number(2) as u16;
                 offset
             }
             Immediate::Enter => {
-                let size = self.number(2)?;
-                instruction.immediate2 = self.number(1)? as u16;
+                let size = self.number(2);
+                instruction.immediate2 = self.number(1) as u16;
                 size
             }
         };
-        Ok(())
     }
 }
 

@@ -3,14 +3,11 @@ use super::compute::compute;
 use super::cpu::Cpu;
 use super::instruction::{Instruction, Map, Prefixes};
 use super::machine::{Access, Done, Feature, Machine, Stop};
-use super::operation::{Op, Place, Plan, Use, is_string, plan, string};
+use super::operation::{Op, Place, Plan, Use, plan};
 use super::port::check_port;
+use super::strings;
 use crate::Error;
 use crate::arch::Rflags;
-use crate::regs::Regs;
-
-/// The most iterations of a repeated string instruction in one call.
-const MOST_ITERATIONS: usize = 1024;
 
 /// Executes an instruction that [`decode`](super::decode()) has decoded at the machine's RIP.
 ///
@@ -23,8 +20,8 @@ const MOST_ITERATIONS: usize = 1024;
 /// of a repeated string instruction. RIP is at the instruction.
 pub fn execute(instruction: &Instruction, machine: &mut impl Machine) -> Result<Done, Stop> {
     let mut cpu = Cpu::new(instruction, machine);
-    if is_string(instruction) {
-        return strings(&mut cpu, machine);
+    if strings::is_string(instruction) {
+        return strings::execute(&mut cpu, machine);
     }
     cpu.has_feature = match needed(instruction) {
         Some(feature) => machine.has(feature),
@@ -46,78 +43,19 @@ fn needed(instruction: &Instruction) -> Option<Feature> {
     }
 }
 
-fn retire(cpu: &mut Cpu<'_>, machine: &mut impl Machine) {
+/// The instruction has happened.
+pub(super) fn retire(cpu: &mut Cpu<'_>, machine: &mut impl Machine) {
     cpu.regs.rip = cpu.next;
     cpu.regs.rflags &= !Rflags::RF.bits();
     *machine.regs() = cpu.regs;
 }
 
-fn strings(cpu: &mut Cpu<'_>, machine: &mut impl Machine) -> Result<Done, Stop> {
-    let instruction = cpu.instruction;
-    let repeats = instruction
-        .prefixes
-        .intersects(Prefixes::REP | Prefixes::REPNE);
-    // CMPS and SCAS end when ZF is no longer this.
-    let compares = matches!(instruction.opcode, 0xa6 | 0xa7 | 0xae | 0xaf);
-    let equal = instruction.has(Prefixes::REP);
-    for _ in 0..MOST_ITERATIONS {
-        if repeats && cpu.count() == 0 {
-            break;
-        }
-        let plan = string(cpu)?;
-        perform(cpu, &plan, machine)?;
-        cpu.advance(plan.source_size);
-        let zero = cpu.regs.rflags & Rflags::ZF.bits() != 0;
-        if !repeats || cpu.count() == 0 || compares && zero != equal {
-            break;
-        }
-        *machine.regs() = cpu.regs;
-        if !machine.again() {
-            return Ok(Done::Repeats);
-        }
-    }
-    retire(cpu, machine);
-    Ok(Done::Retired)
-}
-
-impl Cpu<'_> {
-    fn count(&self) -> u64 {
-        self.register(Regs::RCX as u8, self.instruction.address_size)
-    }
-
-    /// Moves the registers of a string instruction on by one iteration.
-    fn advance(&mut self, size: u8) {
-        let width = self.instruction.address_size;
-        let down = self.regs.rflags & Rflags::DF.bits() != 0;
-        let step = if down {
-            u64::from(size).wrapping_neg()
-        } else {
-            u64::from(size)
-        };
-        let (uses_si, uses_di) = match self.instruction.opcode {
-            0xa4..=0xa7 => (true, true),
-            0x6e | 0x6f | 0xac | 0xad => (true, false),
-            _ => (false, true),
-        };
-        let repeats = self
-            .instruction
-            .prefixes
-            .intersects(Prefixes::REP | Prefixes::REPNE);
-        for (used, number, by) in [
-            (uses_si, Regs::RSI as u8, step),
-            (uses_di, Regs::RDI as u8, step),
-            (repeats, Regs::RCX as u8, u64::MAX),
-        ] {
-            if used {
-                let value = self.register(number, width).wrapping_add(by);
-                self.set_register(number, width, value);
-            }
-        }
-    }
-}
-
 /// Loads, computes and stores.
-fn perform(cpu: &mut Cpu<'_>, plan: &Plan, machine: &mut impl Machine) -> Result<(), Stop> {
+pub(super) fn perform(
+    cpu: &mut Cpu<'_>,
+    plan: &Plan,
+    machine: &mut impl Machine,
+) -> Result<(), Stop> {
     if let (Place::Port(_), Place::Memory(linear)) = (plan.source, plan.target) {
         // What is read from a port is gone: the write must not fail afterwards.
         read(machine, linear, plan.target_size, Access::Probe)?;

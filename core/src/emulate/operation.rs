@@ -1,5 +1,5 @@
 //! What an instruction does, to which operands.
-use super::alu::{Alu, sign_extend};
+use super::alu::Alu;
 use super::cpu::Cpu;
 use super::instruction::{Instruction, Map, Prefixes};
 use super::machine::Stop;
@@ -100,24 +100,20 @@ pub(super) fn implied_segments(instruction: &Instruction) -> (bool, bool) {
         Map::Primary => match opcode {
             0x50..=0x5f | 0x68 | 0x6a | 0x8f | 0x9c | 0xc2 | 0xc3 | 0xe8 => (true, false),
             0xff => (matches!(instruction.extension(), 2 | 6), false),
-            _ => (false, is_string(instruction)),
+            _ => (false, super::strings::is_string(instruction)),
         },
         _ => (false, false),
     }
 }
 
-/// MOVS, CMPS, STOS, LODS, SCAS, INS and OUTS.
-pub(super) fn is_string(instruction: &Instruction) -> bool {
-    instruction.map == Map::Primary
-        && matches!(instruction.opcode, 0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf)
-}
-
 /// Finds the operands of an instruction, moves the stack pointer, and checks the operands in
 /// memory against their segments.
+// Once in the module, not once per vendor.
+#[inline(never)]
 pub(super) fn plan(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
     let plan = match cpu.instruction.map {
         Map::Primary => primary(cpu),
-        Map::Secondary => secondary(cpu),
+        Map::Secondary => super::operation_two::secondary(cpu),
         Map::Third38 => super::operation_more::third_38(cpu),
         Map::Third3A | Map::Extended => Err(Stop::Unsupported),
     }?;
@@ -146,6 +142,7 @@ fn may_lock(plan: &Plan) -> bool {
 
 impl Cpu<'_> {
     /// The operand that ModRM's rm field names.
+    #[inline(never)]
     pub(super) fn rm(&self, size: u8, write: bool) -> Result<Place, Stop> {
         match &self.instruction.memory {
             Some(memory) => {
@@ -156,6 +153,7 @@ impl Cpu<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn reg(&self) -> Place {
         Place::Register(self.instruction.reg)
     }
@@ -194,6 +192,7 @@ impl Cpu<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     fn push_plan(&mut self, op: Op, source: Place) -> Result<Plan, Stop> {
         let size = self.instruction.operand_size;
         let target = Place::Memory(self.push(size)?);
@@ -202,6 +201,7 @@ impl Cpu<'_> {
 }
 
 /// Both operands have one size.
+#[inline(never)]
 pub(super) fn same(op: Op, using: Use, target: Place, source: Place, size: u8) -> Plan {
     Plan {
         op,
@@ -269,6 +269,20 @@ fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
         0x86 | 0x87 => cpu.to_rm(Op::Exchange, Use::Modify, cpu.reg()),
         0x88 | 0x89 => cpu.to_rm(Op::Move, Use::Write, cpu.reg()),
         0x8a | 0x8b => cpu.to_reg(Op::Move, Use::Write),
+        0x8c => {
+            let Some(selector) = cpu.selector else {
+                return Err(Stop::Exception(Exception::invalid_opcode()));
+            };
+            // In memory it has two bytes, whatever the operand size is.
+            let size = if instruction.memory.is_some() {
+                2
+            } else {
+                size
+            };
+            let target = cpu.rm(size, true)?;
+            let source = Place::Immediate(selector.into());
+            Ok(same(Op::Move, Use::Write, target, source, size))
+        }
         0x8d => {
             cpu.only_memory()?;
             let offset = instruction.memory.map_or(0, |memory| cpu.offset(&memory));
@@ -388,137 +402,4 @@ fn group_5(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
         (7, _) | (2.., 0xfe) => Err(Stop::Exception(Exception::invalid_opcode())),
         _ => Err(Stop::Unsupported),
     }
-}
-
-fn secondary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
-    let instruction = cpu.instruction;
-    let repeat = instruction.has(Prefixes::REP);
-    let plain = !repeat && !instruction.has(Prefixes::REPNE);
-    let immediate = Place::Immediate(instruction.immediate);
-    match instruction.opcode {
-        // Hints have no operand to look at.
-        0x0d | 0x18..=0x1f => Ok(nothing()),
-        // CLFLUSH, CLFLUSHOPT and CLWB.
-        0xae if instruction.memory.is_some() && plain && instruction.extension() >= 6 => {
-            let operand = instruction.has(Prefixes::OPERAND);
-            if instruction.extension() == 6 && !operand {
-                return Err(Stop::Unsupported);
-            }
-            cpu.rm(1, false)?;
-            Ok(nothing())
-        }
-        0x40..=0x4f => cpu.to_reg(Op::ConditionalMove, Use::Modify),
-        0x90..=0x9f => cpu.to_rm(Op::Set, Use::Write, Place::None),
-        0xa3 => bit(cpu, 0),
-        0xab => bit(cpu, 1),
-        0xb3 => bit(cpu, 2),
-        0xbb => bit(cpu, 3),
-        0xba if instruction.extension() >= 4 => {
-            let number = instruction.extension() & 3;
-            let using = if number == 0 { Use::Read } else { Use::Modify };
-            cpu.to_rm(Op::Bit(number), using, immediate)
-        }
-        0xa4 | 0xa5 | 0xac | 0xad => {
-            let right = instruction.opcode & 8 != 0;
-            cpu.to_rm(Op::ShiftDouble { right }, Use::Modify, cpu.reg())
-        }
-        0xaf => cpu.to_reg(Op::MultiplySigned { immediate: false }, Use::Modify),
-        0xb0 | 0xb1 => cpu.to_rm(Op::CompareExchange, Use::Modify, cpu.reg()),
-        0xb6 => cpu.extend(Op::Move, 1),
-        0xb7 => cpu.extend(Op::Move, 2),
-        0xbe => cpu.extend(Op::MoveSigned, 1),
-        0xbf => cpu.extend(Op::MoveSigned, 2),
-        0xb8 if repeat => {
-            if !cpu.has_feature {
-                return Err(Stop::Exception(Exception::invalid_opcode()));
-            }
-            cpu.to_reg(Op::PopCount, Use::Write)
-        }
-        0xbc if repeat && cpu.has_feature => cpu.to_reg(Op::TrailingZeros, Use::Write),
-        0xbd if repeat && cpu.has_feature => cpu.to_reg(Op::LeadingZeros, Use::Write),
-        0xbc => cpu.to_reg(Op::BitScan { reverse: false }, Use::Write),
-        0xbd => cpu.to_reg(Op::BitScan { reverse: true }, Use::Write),
-        0xc0 | 0xc1 => cpu.to_rm(Op::ExchangeAdd, Use::Modify, cpu.reg()),
-        0xc3 if plain => {
-            cpu.only_memory()?;
-            cpu.to_rm(Op::Move, Use::Write, cpu.reg())
-        }
-        0xc7 if instruction.extension() == 1 && instruction.memory.is_some() => {
-            let size = if instruction.operand_size == 8 { 16 } else { 8 };
-            let target = cpu.rm(size, true)?;
-            if let (16, Place::Memory(linear)) = (size, target)
-                && linear % 16 != 0
-            {
-                return Err(cpu.fault(Exception::GP));
-            }
-            Ok(same(
-                Op::CompareExchangePair,
-                Use::Modify,
-                target,
-                Place::None,
-                size,
-            ))
-        }
-        _ => super::operation_more::vector(cpu),
-    }
-}
-
-/// A bit whose number is in a register: in memory it counts from the operand's address on, in both
-/// directions.
-fn bit(cpu: &mut Cpu<'_>, number: u8) -> Result<Plan, Stop> {
-    let instruction = cpu.instruction;
-    let size = instruction.operand_size;
-    let using = if number == 0 { Use::Read } else { Use::Modify };
-    let bit = cpu.register(instruction.reg, size);
-    let target = match &instruction.memory {
-        None => Place::Register(instruction.rm),
-        Some(memory) => {
-            let bits = u64::from(size) * 8;
-            let whole = (sign_extend(bit, size) as i64).div_euclid(bits.cast_signed());
-            let distance = whole.cast_unsigned().wrapping_mul(u64::from(size));
-            let offset = cpu.offset_by(memory, distance);
-            Place::Memory(cpu.linear(offset, size, using != Use::Read)?)
-        }
-    };
-    Ok(same(
-        Op::Bit(number),
-        using,
-        target,
-        Place::Immediate(bit),
-        size,
-    ))
-}
-
-/// One iteration of a string instruction.
-pub(super) fn string(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
-    let instruction = cpu.instruction;
-    let address_size = instruction.address_size;
-    let size = match instruction.opcode {
-        0x6c..=0x6f => instruction.operand_size.min(4),
-        _ => instruction.operand_size,
-    };
-    let from = |write| -> Result<Place, Stop> {
-        let offset = cpu.register(Regs::RSI as u8, address_size);
-        Ok(Place::Memory(cpu.linear(offset, size, write)?))
-    };
-    let to = |write| -> Result<Place, Stop> {
-        let offset = cpu.register(Regs::RDI as u8, address_size);
-        Ok(Place::Memory(cpu.linear_extra(offset, size, write)?))
-    };
-    let accumulator = Place::Register(AX);
-    let port = Place::Port(cpu.register(Regs::RDX as u8, 2) as u16);
-    let (op, using, source, target) = match instruction.opcode {
-        0x6c | 0x6d => (Op::Move, Use::Write, port, to(true)?),
-        0x6e | 0x6f => (Op::Move, Use::Write, from(false)?, port),
-        0xa4 | 0xa5 => (Op::Move, Use::Write, from(false)?, to(true)?),
-        0xa6 | 0xa7 => (Op::Compare, Use::Read, from(false)?, to(false)?),
-        0xaa | 0xab => (Op::Move, Use::Write, accumulator, to(true)?),
-        0xac | 0xad => (Op::Move, Use::Write, from(false)?, accumulator),
-        0xae | 0xaf => (Op::Compare, Use::Read, accumulator, to(false)?),
-        _ => return Err(Stop::Unsupported),
-    };
-    if instruction.has(Prefixes::LOCK) {
-        return Err(Stop::Exception(Exception::invalid_opcode()));
-    }
-    Ok(same(op, using, target, source, size))
 }

@@ -57,7 +57,7 @@ fn rotate(number: u8, value: u64, count: u32, rflags: u64, size: u8) -> (u64, u6
     } else {
         u128::from(value)
     };
-    let left = match (count % width, right) {
+    let left = match (count.checked_rem(width).unwrap_or(0), right) {
         (0, _) => 0,
         (by, true) => width - by,
         (by, false) => by,

@@ -4,6 +4,7 @@
 //! A device answers outside the kernel. The instruction stops there, and is executed again from
 //! its beginning when the answer has come; what it has asked before is not asked again. What it
 //! writes to devices goes out after it has happened.
+use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{Gpa, Hal, Width};
 
 use super::exit::Step;
@@ -12,9 +13,9 @@ use super::leave::Leave;
 use super::{GuestCpu, Pending};
 use crate::arch::{Cr0, Cr4, Efer, Rflags, Segment, SegmentName};
 use crate::emulate::{
-    Access, Done, Feature, Fragment, Instruction, Machine, Stop, Target, execute, pieces,
+    Access, Done, Feature, Fragment, Instruction, Machine, Map, Stop, Target, execute, pieces,
 };
-use crate::paging::{self, Access as Wanted, Failure, Kind, Registers};
+use crate::paging::{self, Access as Wanted, Failure, Kind, Mode, Registers};
 use crate::regs::Regs;
 use crate::vendor::Vendor;
 use crate::vm::{GuestTables, Vm};
@@ -23,9 +24,45 @@ use crate::{Error, MemoryError};
 /// How often an instruction that meets changes is executed again before the guest tries it.
 const ATTEMPTS: u32 = 8;
 
+/// The access for which the hardware left the guest.
+#[derive(Clone, Copy)]
+pub(super) struct Hint {
+    /// Its address.
+    pub(super) gpa: Gpa,
+    /// It was a write.
+    pub(super) write: bool,
+}
+
+/// An instruction that is executed here.
+#[derive(Clone, Copy)]
+pub(super) struct Emulated {
+    instruction: Instruction,
+    code: Code,
+    hint: Option<Hint>,
+}
+
+/// Whether the one access to memory that an instruction makes, but for its own bytes, is that of
+/// its ModRM operand.
+fn has_one_operand_in_memory(instruction: &Instruction) -> bool {
+    let more = instruction.map == Map::Primary
+        && match instruction.opcode {
+            // POP to memory.
+            0x8f => true,
+            // CALL, JMP and PUSH by memory; INC and DEC are not meant.
+            0xff => instruction.extension() >= 2,
+            _ => false,
+        };
+    instruction.memory.is_some() && !more
+}
+
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
-    /// Executes the instruction at RIP.
-    pub(super) fn emulate(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Step, Error> {
+    /// Executes the instruction at RIP, which left the guest because of an access at `hint`.
+    pub(super) fn emulate(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        hint: Option<Hint>,
+    ) -> Result<Step, Error> {
         // What was read or written is not an operand: an event was being delivered.
         if self.events.again.is_some() {
             return Ok(self.emulation_failed(&Code::default()));
@@ -33,7 +70,13 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match self.instruction(vm, vendor) {
             Ok((instruction, code)) => {
                 self.devices.finish();
-                self.perform(vm, vendor, instruction, code)
+                let hint = hint.filter(|_| has_one_operand_in_memory(&instruction));
+                let emulated = Emulated {
+                    instruction,
+                    code,
+                    hint,
+                };
+                self.perform(vm, vendor, emulated)
             }
             Err(why) => self.without_instruction(why),
         }
@@ -44,8 +87,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         &mut self,
         vm: &Vm<H>,
         vendor: &V,
-        instruction: Instruction,
-        code: Code,
+        emulated: Emulated,
     ) -> Result<Step, Error> {
         let steps = vendor.regs(self.runner.state()).rflags & Rflags::TF.bits() != 0;
         let registers = self.paging(vm, vendor);
@@ -57,8 +99,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 vm,
                 vendor,
                 registers,
+                hint: emulated.hint,
             };
-            result = execute(&instruction, &mut machine);
+            result = execute(&emulated.instruction, &mut machine);
             if result != Err(Stop::Retry) {
                 break;
             }
@@ -67,7 +110,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             && let Some(question) = self.devices.question()
         {
             self.pending = Pending::Read;
-            self.emulated = Some((instruction, code));
+            self.emulated = Some(emulated);
             return Ok(self.ask_device(question, false));
         }
         self.devices.finish();
@@ -81,7 +124,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 Ok(Step::Resume)
             }
             Err(Stop::Retry) => Ok(Step::Resume),
-            Err(Stop::Unsupported | Stop::Device) => Ok(self.emulation_failed(&code)),
+            Err(Stop::Unsupported | Stop::Device) => Ok(self.emulation_failed(&emulated.code)),
             Err(Stop::Failed(error)) => Err(error),
         }
     }
@@ -91,7 +134,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let data = self.data.get(..self.len).unwrap_or_default();
         self.devices.answer(data);
         match self.emulated.take() {
-            Some((instruction, code)) => self.perform(vm, vendor, instruction, code),
+            Some(emulated) => self.perform(vm, vendor, emulated),
             None => Ok(Step::Resume),
         }
     }
@@ -143,6 +186,8 @@ struct InKernel<'a, H: Hal, V: Vendor> {
     vendor: &'a V,
     /// What decides translations; no instruction that is executed here changes it.
     registers: Registers,
+    /// What the hardware said about the operand.
+    hint: Option<Hint>,
 }
 
 impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
@@ -168,6 +213,16 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         let long = self.registers.efer.contains(Efer::LMA);
         let (first, second) = pieces(linear, len, long);
         let mut parts = [None; 2];
+        if second.is_none()
+            && let Some(gpa) = self.hinted(linear, wanted)
+        {
+            parts[0] = Some(Part {
+                gpa,
+                start: first.start,
+                end: first.end,
+            });
+            return Ok(parts);
+        }
         for (part, piece) in parts.iter_mut().zip([Some(first), second]) {
             if let Some(piece) = piece {
                 *part = Some(Part {
@@ -178,6 +233,15 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
             }
         }
         Ok(parts)
+    }
+
+    /// Where the operand is by what the hardware said: it has walked the guest's tables, and found
+    /// the rights that it needed.
+    fn hinted(&self, linear: u64, wanted: Wanted) -> Option<Gpa> {
+        let Hint { gpa, write } = self.hint?;
+        let same = (gpa.0 ^ linear) & (PAGE_SIZE - 1) == 0;
+        let allowed = wanted.mode != Mode::Implicit && (wanted.kind == Kind::Read || write);
+        (same && allowed).then_some(gpa)
     }
 
     fn wanted(&mut self, kind: Kind) -> Wanted {

@@ -156,9 +156,16 @@ impl Events {
         }
     }
 
-    /// One more NMI; a third is lost, as in hardware.
+    /// One more NMI. One is delivered and one latched meanwhile; more are lost, as in hardware.
     pub fn queue_nmi(&mut self) {
         self.nmis = MAX_NMIS.min(self.nmis + 1);
+    }
+
+    /// While one NMI is handled or delivered only one more is latched.
+    pub(super) fn limit_nmis(&mut self, shadow: Shadow) {
+        if shadow.contains(Shadow::NMI) || self.again == Some(Event::Nmi) {
+            self.nmis = self.nmis.min(1);
+        }
     }
 
     /// An external interrupt.

@@ -1,17 +1,17 @@
 //! What is done about each exit.
-use waterbear_hal::Hal;
+use waterbear_hal::{Gpa, Hal};
 
 use super::control::{Done, GP};
 use super::debug::DR6_BS;
-use super::fetch::NoInstruction;
+use super::emulation::Hint;
 use super::leave::Leave;
 use super::msr::By;
 use super::{GuestCpu, Pending};
 use crate::Error;
 use crate::arch::{Cr4, Event, Exception, Rflags, Shadow};
-use crate::emulate::Map;
-use crate::exit::{ControlExit, DebugExit, Exit};
+use crate::exit::Exit;
 use crate::regs::Regs;
+use crate::tdp::fast::Access;
 use crate::vendor::Vendor;
 use crate::vm::{Outcome, Vm};
 
@@ -22,9 +22,6 @@ pub(super) enum Step {
     /// The owner acts.
     Leave(Leave),
 }
-
-/// Where the operand of a MOV to or from a control or debug register is.
-const MOVES: core::ops::RangeInclusive<u8> = 0x20..=0x23;
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Finishes what the last leave left open.
@@ -85,11 +82,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match exit {
             Exit::Fault { gpa, access } => {
                 let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
-                self.after_fault(vm, vendor, outcome)
+                self.after_fault(vm, vendor, outcome, gpa, access)
             }
             Exit::Mmio { gpa, access } => {
                 let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
-                self.after_fault(vm, vendor, outcome)
+                self.after_fault(vm, vendor, outcome, gpa, access)
             }
             // The host takes it, and the next attempt sees what it left.
             Exit::Interrupt => Ok(Step::Resume),
@@ -108,7 +105,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::Unknown(code) => Ok(Step::Leave(Leave::Unknown(code))),
             Exit::DirtyLogFull => Ok(Step::Leave(Leave::Unknown(u64::MAX))),
             Exit::TaskSwitch { .. } => Ok(self.emulation_failed(&Default::default())),
-            Exit::Io(io) if io.string => self.emulate(vm, vendor),
+            Exit::Io(io) if io.string => self.emulate(vm, vendor, None),
             _ => self.instruction_exit(vm, vendor, exit),
         }
     }
@@ -175,7 +172,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// #GP but at privilege level 0.
-    fn privileged(&mut self, vendor: &V) -> Done {
+    pub(super) fn privileged(&mut self, vendor: &V) -> Done {
         match vendor.cpl(self.runner.state()) {
             0 => Ok(()),
             _ => Err(GP),
@@ -264,112 +261,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor.regs(self.runner.state()).set(Regs::RAX as u8, value);
     }
 
-    fn control(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        exit: ControlExit,
-    ) -> Result<Done, NoInstruction> {
-        if let Err(exception) = self.privileged_control(vendor, exit) {
-            return Ok(Err(exception));
-        }
-        Ok(match exit {
-            ControlExit::Write { register, source } => {
-                let source = match source {
-                    Some(source) => source,
-                    None => self.moved(vm, vendor)?,
-                };
-                let value = vendor.regs(self.runner.state()).get(source);
-                let value = self.whole_or_half(vendor, value);
-                self.write_control(vm, vendor, register, value)
-            }
-            ControlExit::Read { register, target } => {
-                let value = match self.read_control(vendor, register) {
-                    Ok(value) => self.whole_or_half(vendor, value),
-                    Err(exception) => return Ok(Err(exception)),
-                };
-                match target {
-                    Some(target) => vendor.regs(self.runner.state()).set(target, value),
-                    None => self.store_control(vm, vendor, value)?,
-                }
-                Ok(())
-            }
-            ControlExit::ClearTs => self.clear_ts(vendor),
-            ControlExit::LoadStatus(Some(value)) => self.load_status(vm, vendor, value),
-            ControlExit::LoadStatus(None) => {
-                let (instruction, code) = self.instruction(vm, vendor)?;
-                let lmsw = instruction.map == Map::Secondary && instruction.opcode == 1;
-                if !lmsw || instruction.memory.is_some() {
-                    return Err(NoInstruction::Unknown(code));
-                }
-                let value = vendor.regs(self.runner.state()).get(instruction.rm);
-                self.load_status(vm, vendor, value as u16)
-            }
-        })
-    }
-
-    /// SMSW is for everyone; the others are not.
-    fn privileged_control(&mut self, vendor: &V, exit: ControlExit) -> Done {
-        match exit {
-            ControlExit::Read {
-                register: 0,
-                target: None,
-            } => Ok(()),
-            _ => self.privileged(vendor),
-        }
-    }
-
-    /// Puts CR0 where a MOV from it, or SMSW, wants it.
-    fn store_control(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Result<(), NoInstruction> {
-        let (instruction, code) = self.instruction(vm, vendor)?;
-        if instruction.memory.is_some() || instruction.map != Map::Secondary {
-            return Err(NoInstruction::Unknown(code));
-        }
-        let regs = vendor.regs(self.runner.state());
-        let old = regs.get(instruction.rm);
-        let value = match (instruction.opcode, instruction.operand_size) {
-            (1, 2) => old & !0xffff | value & 0xffff,
-            (1, 4) => value & 0xffff_ffff,
-            _ => value,
-        };
-        regs.set(instruction.rm, value);
-        Ok(())
-    }
-
-    /// The general register of a MOV to or from a control or debug register.
-    fn moved(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
-        let (instruction, _) = self.instruction(vm, vendor)?;
-        if instruction.map != Map::Secondary || !MOVES.contains(&instruction.opcode) {
-            return Err(NoInstruction::Changed);
-        }
-        Ok(instruction.rm)
-    }
-
-    /// Outside 64-bit mode these instructions move 32 bits.
-    fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
-        if self.in_64_bit_code(vendor) {
-            value
-        } else {
-            value & 0xffff_ffff
-        }
-    }
-
-    fn debug(&mut self, vm: &Vm<H>, vendor: &V, exit: DebugExit) -> Result<Done, NoInstruction> {
-        let general = match exit.general {
-            Some(general) => general,
-            None => self.moved(vm, vendor)?,
-        };
-        if exit.read {
-            return Ok(self.read_debug(vendor, exit.register).map(|value| {
-                let value = self.whole_or_half(vendor, value);
-                vendor.regs(self.runner.state()).set(general, value);
-            }));
-        }
-        let value = vendor.regs(self.runner.state()).get(general);
-        let value = self.whole_or_half(vendor, value);
-        Ok(self.write_debug(vendor, exit.register, value))
-    }
-
     /// An exception that is intercepted, for reasons that do not concern the guest, is the guest's.
     fn reflect(&mut self, vm: &Vm<H>, vendor: &V, exception: Exception) -> Result<Step, Error> {
         match exception.vector {
@@ -388,10 +279,20 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    fn after_fault(&mut self, vm: &Vm<H>, vendor: &V, outcome: Outcome) -> Result<Step, Error> {
+    fn after_fault(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        outcome: Outcome,
+        gpa: Gpa,
+        access: Access,
+    ) -> Result<Step, Error> {
+        let write = access.write;
+        // A walk of the CPU's own is not the operand.
+        let hint = (!access.guest_walk).then_some(Hint { gpa, write });
         match outcome {
             Outcome::Resume => Ok(Step::Resume),
-            Outcome::Mmio | Outcome::Emulate => self.emulate(vm, vendor),
+            Outcome::Mmio | Outcome::Emulate => self.emulate(vm, vendor, hint),
         }
     }
 }

@@ -20,6 +20,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let state = self.runner.state();
         let shadow = vendor.shadow(state);
         let rflags = vendor.regs(state).rflags;
+        self.events.limit_nmis(shadow);
         if self.events.window
             && !self.events.has_interrupt()
             // An NMI comes first, but not one that is held off: the guest may want interrupts in

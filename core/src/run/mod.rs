@@ -39,6 +39,7 @@
 //! | [`cpuid`] | CPUID, and what it says about the rest of the CPU |
 //! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
+//! | `moves` | their operands |
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
 //! | `fetch` | the bytes of the instruction that left the guest |
@@ -56,18 +57,20 @@ mod io;
 pub mod leave;
 pub mod machine_check;
 mod memory;
+mod moves;
 pub mod msr;
 mod mtrr;
 
 use waterbear_hal::Hal;
 
 use crate::Error;
-use crate::emulate::{Devices, Instruction};
+use crate::emulate::Devices;
 use crate::mem::{Box, array};
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
 use crate::vm::{VcpuMmu, Vm};
 use cpuid::{CpuidEntry, Features, HostCpuid, Table};
+use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
@@ -99,7 +102,7 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     pending: Pending,
     devices: Devices,
     /// The instruction that a device answers.
-    emulated: Option<(Instruction, fetch::Code)>,
+    emulated: Option<Emulated>,
     data: Box<[u8], H>,
     /// How many bytes of the data count.
     len: usize,

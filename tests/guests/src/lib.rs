@@ -19,7 +19,7 @@ pub struct Program {
     pub end: End,
     /// How many vCPUs it has. All but the first wait until it starts them.
     pub vcpus: u32,
-    /// Two guests run it at the same time, on one CPU in turns.
+    /// Two machines run it at the same time, on one CPU, in turns.
     pub twins: bool,
     /// Without these it says nothing.
     pub needs: &'static [Need],
@@ -39,6 +39,8 @@ pub enum End {
     Done,
     /// Its CPU shuts down.
     Shutdown,
+    /// Not by itself.
+    Never,
 }
 
 /// What a program needs of the machine.
@@ -126,6 +128,17 @@ pub const PROGRAMS: &[Program] = &[
     program!(every_write_is_in_the_dirty_log, "dirty_log"),
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
+    program!(every_right_of_every_page, "access_rights"),
+    program!(page_tables_in_memory_that_is_protected, "odd_tables"),
+    program!(translations_that_have_changed, "translations"),
+    program!(debug_registers_stop_and_stay, "debug_registers"),
+    program!(fpu_registers_stay_apart, "fpu_state", twins: true),
+    program!(forbidden_things_harm_nobody_else, "forbidden"),
+    program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
+        end: End::Shutdown, needs: &[Need::OwnShutdown]),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
+    program!(two_vcpus_and_memory_that_changes, "smp2", vcpus: 2),
+    program!(four_vcpus_and_memory_that_changes, "smp4", vcpus: 4),
     program!(two_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 2),
     program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
     program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),

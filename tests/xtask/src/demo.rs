@@ -14,7 +14,7 @@ pub const COMMAND: Command = Command {
 
 fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
     let machine = chosen(arguments)?;
-    let image = Image::build(&Workspace::find()?)?;
+    let image = Image::build(&Workspace::find()?, "")?;
     let emulator = match machine.emulator {
         Emulator::Qemu => "QEMU",
         Emulator::Bochs => "Bochs",

@@ -41,6 +41,8 @@ pub struct Machine {
     pub cpu: &'static str,
     /// How many processors.
     pub cpus: u32,
+    /// Whether QEMU counts instructions, which Bochs always does. With one processor only.
+    pub exact: bool,
     /// What must come of the bare port.
     pub expect: Expect,
 }
@@ -58,6 +60,16 @@ impl Machine {
 const NO_UNRESTRICTED: &str = "cannot run a guest in real mode (no unrestricted guest)";
 const NO_PAGING: &str = "has no second-level paging";
 const NO_VIRTUALIZATION: &str = "has no hardware virtualisation of this kind";
+
+/// Where the cost of exits is measured.
+pub const BENCH_MACHINES: &[Machine] = &[
+    Machine {
+        exact: true,
+        ..qemu("EPYC,+svm,+npt", 1, Expect::Guests("SVM"))
+    },
+    bochs("ryzen", 1, Expect::Guests("SVM")),
+    bochs("corei7_skylake_x", 1, Expect::Guests("VMX")),
+];
 
 /// Every machine that the bare port is tested on. Bochs runs its processors in
 /// turns, so each more costs as much time again, and more; one machine has two.
@@ -79,6 +91,7 @@ const fn qemu(cpu: &'static str, cpus: u32, expect: Expect) -> Machine {
         emulator: Emulator::Qemu,
         cpu,
         cpus,
+        exact: false,
         expect,
     }
 }
@@ -88,6 +101,7 @@ const fn bochs(cpu: &'static str, cpus: u32, expect: Expect) -> Machine {
         emulator: Emulator::Bochs,
         cpu,
         cpus,
+        exact: false,
         expect,
     }
 }
@@ -95,13 +109,16 @@ const fn bochs(cpu: &'static str, cpus: u32, expect: Expect) -> Machine {
 /// The bare port, built, and the disc image that Bochs boots it from.
 pub struct Image {
     kernel: PathBuf,
-    disc: PathBuf,
     work: PathBuf,
+    /// The kernel's command line.
+    options: String,
 }
 
 impl Image {
     /// Installs what is missing, builds the bare port and makes the image.
-    pub fn build(workspace: &Workspace) -> Outcome<Self> {
+    /// `options` is the kernel's command line: `only=NAME` runs one guest program, `bench=1`
+    /// measures.
+    pub fn build(workspace: &Workspace, options: &str) -> Outcome<Self> {
         need::tool("qemu-system-x86_64", "qemu-system-x86")?;
         need::tool("bochs", "bochs")?;
         for (file, package) in [
@@ -126,23 +143,30 @@ impl Image {
         let target = workspace.target();
         let image = Self {
             kernel: target.join("x86_64-unknown-none/release/waterbear-bare"),
-            disc: target.join("bare/waterbear.iso"),
             work: target.join("bare"),
+            options: options.to_owned(),
         };
         image.make_disc()?;
         Ok(image)
     }
 
+    fn disc(&self) -> PathBuf {
+        self.work.join("waterbear.iso")
+    }
+
     fn make_disc(&self) -> Outcome {
         let tree = self.work.join("disc");
         let boot = tree.join("boot/grub");
-        let menu = "set timeout=0\nmenuentry bare {\n multiboot2 /boot/kernel\n boot\n}\n";
+        let menu = format!(
+            "set timeout=0\nmenuentry bare {{\n multiboot2 /boot/kernel {}\n boot\n}}\n",
+            self.options
+        );
         fs::create_dir_all(&boot)
             .and_then(|()| fs::copy(&self.kernel, tree.join("boot/kernel")))
             .and_then(|_| fs::write(boot.join("grub.cfg"), menu))
             .map_err(|error| format!("the disc image was not prepared: {error}"))?;
         let mut make = Command::new("grub-mkrescue");
-        make.arg("-o").arg(&self.disc).arg(&tree);
+        make.arg("-o").arg(self.disc()).arg(&tree);
         let made = process::captured(&mut make, None, "grub-mkrescue", |_| {})?;
         if made.success {
             Ok(())
@@ -169,8 +193,15 @@ impl Image {
             .args(["-smp", &machine.cpus.to_string()])
             .args(["-cpu", machine.cpu, "-kernel"])
             .arg(&self.kernel)
+            .args(["-append", &self.options])
             .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        if machine.exact {
+            // One tick of the time-stamp counter is one instruction.
+            command
+                .args(["-icount", "shift=0,align=off,sleep=off", "-seed", "1"])
+                .args(["-rtc", "base=2026-01-01,clock=vm"]);
+        }
         command
     }
 
@@ -190,7 +221,7 @@ impl Image {
              sound: driver=dummy\n\
              com1: enabled=1, mode=file, dev=/dev/stdout\n\
              log: {folder}/log\n",
-            disc = self.disc.display(),
+            disc = self.disc().display(),
             cpu = machine.cpu,
             cpus = machine.cpus,
             folder = folder.display(),

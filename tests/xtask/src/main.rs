@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod demo;
+mod guest;
 mod libtest;
 mod machine;
 mod need;
@@ -40,7 +41,13 @@ struct Command {
     run: fn(lexopt::Parser) -> Outcome<Verdict>,
 }
 
-const COMMANDS: &[Command] = &[demo::COMMAND, test::COMMAND, rules::COMMAND, bench::COMMAND];
+const COMMANDS: &[Command] = &[
+    demo::COMMAND,
+    test::COMMAND,
+    guest::COMMAND,
+    rules::COMMAND,
+    bench::COMMAND,
+];
 
 fn main() -> ExitCode {
     match dispatch() {

@@ -26,6 +26,9 @@ const LOG_WORDS: usize = 64;
 /// How long a program may run, in nanoseconds. Generous: the emulator's host may be busy.
 const PATIENCE: u64 = 20_000_000_000;
 
+/// How long one may run that never ends.
+const MOMENT: u64 = 300_000_000;
+
 static DEVICES: LockClass = LockClass {
     name: "devices",
     rank: 0,
@@ -172,7 +175,11 @@ impl<'v, V: Vendor> Machine<'v, V> {
             registration: Mutex::new(&Bare, &DEVICES, None)?,
             log: Mutex::new(&Bare, &DEVICES, array(&Bare, LOG_WORDS, |_| 0)?)?,
             exits: AtomicU32::new(0),
-            deadline: timer::now() + PATIENCE,
+            deadline: timer::now()
+                + match program.end {
+                    End::Never => MOMENT,
+                    _ => PATIENCE,
+                },
             over: AtomicBool::new(false),
             verdict: Mutex::new(&Bare, &DEVICES, None)?,
         })
@@ -224,7 +231,9 @@ impl<'v, V: Vendor> Machine<'v, V> {
     pub fn failure(&self) -> Option<Verdict> {
         let verdict = (*self.verdict.lock()).unwrap_or(Verdict::Asleep);
         match (self.program.end, verdict) {
-            (End::Done, Verdict::Passed) | (End::Shutdown, Verdict::Left(Leave::Shutdown)) => None,
+            (End::Done, Verdict::Passed)
+            | (End::Shutdown, Verdict::Left(Leave::Shutdown))
+            | (End::Never, Verdict::TooLong) => None,
             (_, verdict) => Some(verdict),
         }
     }

@@ -98,7 +98,7 @@ struct Code {
 
 impl Code {
     /// The four bytes that lead from behind them to a place in the state.
-    fn to_state(&mut self, offset: usize) {
+    fn state_at(&mut self, offset: usize) {
         let distance = STATE + offset - (self.bytes.len() + 4);
         self.bytes.extend((distance as u32).to_le_bytes());
     }
@@ -108,7 +108,7 @@ impl Code {
         let rex = 0x48 | (register as u8 >> 3) << 2;
         self.bytes
             .extend([rex, opcode, 5 | (register as u8 & 7) << 3]);
-        self.to_state(offset);
+        self.state_at(offset);
     }
 
     /// MOVUPS between a vector register and the state.
@@ -116,7 +116,7 @@ impl Code {
         let rex = 0x40 | (register as u8 >> 3) << 2;
         self.bytes
             .extend([rex, 0x0f, opcode, 5 | (register as u8 & 7) << 3]);
-        self.to_state(VECTORS + 16 * register);
+        self.state_at(VECTORS + 16 * register);
     }
 
     fn enter(&mut self) {
@@ -129,7 +129,7 @@ impl Code {
         }
         // PUSH of the flags, POPF.
         self.bytes.extend([0xff, 0x35]);
-        self.to_state(RFLAGS);
+        self.state_at(RFLAGS);
         self.bytes.push(0x9d);
         for register in 0..16 {
             self.general(0x8b, register, register * 8);
@@ -143,7 +143,7 @@ impl Code {
         self.general(0x8b, RSP, CALLER);
         // PUSHF, POP to the state, CLD.
         self.bytes.extend([0x9c, 0x8f, 0x05]);
-        self.to_state(RFLAGS);
+        self.state_at(RFLAGS);
         self.bytes.push(0xfc);
         for register in 0..16 {
             self.vector(0x11, register);

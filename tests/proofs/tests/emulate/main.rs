@@ -12,6 +12,9 @@ mod forms;
 mod fuzz;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod host;
+mod legal;
 mod lengths;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod oracle;
 mod segments;
 mod strings;

@@ -99,6 +99,18 @@ fn a_read_and_a_write_are_two_turns_of_the_owner() {
 }
 
 #[test]
+fn an_instruction_with_two_operands_in_memory_does_not_take_one_for_the_other() {
+    // POP [0x10], from a stack that has the same offset in its page.
+    let mut bench = executing(&[0x8f, 0x06, 0x10, 0x00], DEVICE + 0x10, true);
+    put(&bench, 0x2010, &[0xcd, 0xab]);
+    bench.guest().regs.general[Regs::RSP] = 0x2010;
+    assert_eq!(bench.run(), mmio(DEVICE + 0x10, 2, true));
+    assert_eq!(bench.cpu.data(), [0xcd, 0xab]);
+    bench.run_to_halt();
+    assert_eq!(bench.guest().regs.general[Regs::RSP], 0x2012);
+}
+
+#[test]
 fn an_operand_that_straddles_into_a_device_is_put_together() {
     // MOV EAX, [0]: the last two bytes of memory, the first two of the device.
     let mut bench = executing(&[0x66, 0xa1, 0x00, 0x00], 0x4_0000, false);

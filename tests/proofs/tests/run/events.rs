@@ -106,6 +106,24 @@ fn a_second_nmi_is_latched_and_a_third_is_lost() {
 }
 
 #[test]
+fn in_the_handler_of_an_nmi_one_more_is_latched() {
+    let mut bench = Bench::new();
+    bench.cpu.queue_nmi();
+    bench.run_to_halt();
+    bench.cpu.queue_nmi();
+    bench.cpu.queue_nmi();
+    bench.then(window(Exit::NmiWindow, |guest| {
+        guest.shadow = Shadow::empty()
+    }));
+    bench.then(window(Exit::Interrupt, |guest| {
+        guest.shadow = Shadow::empty();
+        assert_eq!(guest.windows, (false, false), "none waits");
+    }));
+    bench.run_to_halt();
+    assert_eq!(bench.guest().delivered, [Event::Nmi; 2]);
+}
+
+#[test]
 fn an_nmi_comes_before_an_interrupt_and_an_exception_before_both() {
     let mut bench = Bench::new();
     bench.guest().regs.rflags |= IF;

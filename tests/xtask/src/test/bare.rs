@@ -1,5 +1,7 @@
 //! The layer `bare`: the bare port on every emulated machine.
 
+mod matrix;
+
 use super::{Skipped, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
@@ -7,8 +9,8 @@ use crate::{Outcome, pool, process};
 use std::time::Instant;
 
 pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
-    let image = Image::build(workspace)?;
-    let results = pool::run(MACHINES.to_vec(), |machine| {
+    let image = Image::build(workspace, "")?;
+    let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();
         let report = image
             .run(&machine, |_| {})
@@ -16,6 +18,12 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         println!("  {} {}", machine.name(), process::seconds(start.elapsed()));
         (machine, report)
     });
+    let place = |cpu| MACHINES.iter().position(|machine| machine.cpu == cpu);
+    results.sort_by_key(|(machine, _)| place(machine.cpu));
+    let columns = results
+        .iter()
+        .map(|(machine, report)| (machine, report.as_ref().map_or(&[][..], |r| &r.marks)));
+    print!("{}", matrix::text(&columns.collect::<Vec<_>>()));
     for (machine, report) in results {
         let name = machine.name();
         match report {
@@ -42,6 +50,24 @@ struct Report {
     passed: u64,
     failed: Vec<String>,
     skipped: Vec<Skipped>,
+    /// What became of each test, in the order of the run.
+    marks: Vec<Mark>,
+}
+
+/// What became of a test.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Mark {
+    test: String,
+    word: &'static str,
+}
+
+impl Mark {
+    fn new(test: &str, word: &'static str) -> Self {
+        Self {
+            test: test.to_owned(),
+            word,
+        }
+    }
 }
 
 /// Reads a run's lines: `PLAN n` before each part of the tests, one `PASS name`,
@@ -52,9 +78,12 @@ fn judge(machine: &Machine, text: &str) -> Report {
     let mut report = Report::default();
     let mut planned = None;
     for line in text.lines() {
-        if line.starts_with("PASS ") {
+        if let Some(name) = line.strip_prefix("PASS ") {
             report.passed += 1;
+            report.marks.push(Mark::new(name, "ok"));
         } else if let Some(failure) = line.strip_prefix("FAIL ") {
+            let name = failure.split(':').next().unwrap_or(failure);
+            report.marks.push(Mark::new(name, "FAIL"));
             report.failed.push(failure.to_owned());
         } else if let Some(plan) = line.strip_prefix("PLAN ") {
             let plan: Option<u64> = plan.parse().ok();
@@ -62,6 +91,7 @@ fn judge(machine: &Machine, text: &str) -> Report {
         } else if let Some((name, reason)) =
             line.strip_prefix("SKIP ").and_then(|l| l.split_once(": "))
         {
+            report.marks.push(Mark::new(name, "skip"));
             report.skipped.push(Skipped {
                 name: name.to_owned(),
                 reason: reason.to_owned(),
@@ -105,6 +135,7 @@ mod tests {
         emulator: Emulator::Qemu,
         cpu: "some",
         cpus: 2,
+        exact: false,
         expect: Expect::Guests("SVM"),
     };
 
@@ -120,6 +151,11 @@ mod tests {
                 name: "b".to_owned(),
                 reason: "no need".to_owned(),
             }],
+            marks: vec![
+                Mark::new("a", "ok"),
+                Mark::new("b", "skip"),
+                Mark::new("c", "ok"),
+            ],
         };
         assert_eq!(judge(&AMD, GOOD), wanted);
     }

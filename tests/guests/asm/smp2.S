@@ -1,0 +1,3 @@
+// Two vCPUs.
+.set CPUS, 2
+#include "smp.inc"

@@ -1,0 +1,3 @@
+// Four vCPUs.
+.set CPUS, 4
+#include "smp.inc"
