@@ -77,6 +77,10 @@ pub fn lacks(need: Need) -> Option<&'static str> {
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
         ),
+        Need::Preemption => (
+            !is_bochs(),
+            "not solved: under Bochs the host's timer does not end such a guest",
+        ),
         Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };
     (!there).then_some(reason)
