@@ -1,9 +1,9 @@
 // Several vCPUs: shared counters, kicks, waiting for each other, and interrupts from one to another.
 #include "guest.inc"
 #include "vcpus.inc"
-.set COUNTS, 3000
-.set KICKS, 60
-.set ROUNDS, 60
+.set COUNTS, 2000
+.set KICKS, 8
+.set ROUNDS, 20
 .set IPI, 0x60             // and the vCPU's number
     TO_PROTECTED
     TO_LONG
