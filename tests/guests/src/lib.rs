@@ -54,6 +54,8 @@ pub enum Need {
     Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
+    /// The host's timer ends a guest that has interrupts off. Not seen to work under Bochs yet.
+    Preemption,
     /// VMMCALL exits. QEMU raises #UD.
     Hypercalls,
 }
@@ -136,9 +138,19 @@ pub const PROGRAMS: &[Program] = &[
     program!(forbidden_things_harm_nobody_else, "forbidden"),
     program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
-    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never, needs: &[Need::Preemption]),
     program!(two_vcpus_and_memory_that_changes, "smp2", vcpus: 2),
     program!(four_vcpus_and_memory_that_changes, "smp4", vcpus: 4),
+    program!(two_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 2),
+    program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
+    program!(memory_changes_under_two_vcpus, "vcpus_memory", vcpus: 2),
+    program!(no_write_of_two_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 2),
+    program!(every_tracked_write_of_two_vcpus_is_told_of, "vcpus_track", vcpus: 2),
+    program!(memory_changes_under_four_vcpus, "vcpus_memory", vcpus: 4),
+    program!(no_write_of_four_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 4),
+    program!(every_tracked_write_of_four_vcpus_is_told_of, "vcpus_track", vcpus: 4),
+    program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
+    program!(debug_registers_are_the_guests_own, "debug", twins: true),
 ];
 
 /// The program that measures. It tells number and cost of each of [`MEASURED`] through ports 0x570
