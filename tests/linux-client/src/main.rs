@@ -97,7 +97,7 @@ fn main() {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let said = |word: &str| line.contains(&format!("waterbear={word}"));
     if said("guest") {
-        println!("{}", monitor::GUEST);
+        monitor::speak();
         sys::power_off();
     }
     let tests = if said("unable") {

@@ -1,4 +1,5 @@
 //! An unmodified virtual machine monitor on the module.
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,17 @@ use crate::{Outcome, kernel, sys};
 
 /// What the guest's first process says.
 pub const GUEST: &str = "The guest's user space speaks.";
+
+/// Says what machine the guest believes to be on.
+pub fn speak() {
+    let version = fs::read_to_string("/proc/version").unwrap_or_default();
+    println!("{}", version.trim());
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    for line in cpu.lines().filter(|line| line.starts_with("model name")) {
+        println!("{line}");
+    }
+    println!("{GUEST}");
+}
 
 pub fn an_unmodified_qemu_boots_a_stock_kernel() -> Outcome {
     same("loading", sys::load(kernel::MODULE, "kvm_node=1"), Ok(()))?;

@@ -202,6 +202,20 @@ pub struct Machine {
     pub memory: &'static str,
 }
 
+/// On which the module serves.
+pub const ABLE: Machine = Machine {
+    cpu: "EPYC,+svm,+npt",
+    say: "",
+    memory: "1G",
+};
+
+/// On which an unmodified QEMU boots a guest on the module.
+pub const MONITOR: Machine = Machine {
+    say: "waterbear=monitor",
+    memory: "2G",
+    ..ABLE
+};
+
 impl Machine {
     /// Boots the kernel and returns what was written to the serial line.
     pub fn run(&self, kernel: &Kernel, disc: &Disc, on_line: impl FnMut(&str)) -> Outcome<String> {

@@ -2,24 +2,10 @@
 
 use super::Tally;
 use crate::Outcome;
-use crate::linux::{Client, Disc, Kernel, Machine, Module};
+use crate::linux::{ABLE, Client, Disc, Kernel, MONITOR, Machine, Module};
 use crate::workspace::Workspace;
 use crate::{pool, process};
 use std::time::Instant;
-
-/// On which the module serves.
-const ABLE: Machine = Machine {
-    cpu: "EPYC,+svm,+npt",
-    say: "",
-    memory: "1G",
-};
-
-/// On which an unmodified QEMU boots a guest on the module.
-const MONITOR: Machine = Machine {
-    say: "waterbear=monitor",
-    memory: "2G",
-    ..ABLE
-};
 
 /// On which the module must refuse to serve.
 const UNABLE: Machine = Machine {
