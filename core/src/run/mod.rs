@@ -140,7 +140,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             fpu: hal.new_guest_fpu()?,
             cpuid: Table::new(hal),
             host: Features::of_host(host),
-            features: Features::default(),
+            features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
@@ -190,6 +190,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The vendor's state of the vCPU.
     pub fn state(&mut self) -> &mut V::Vcpu {
         self.runner.state()
+    }
+
+    /// Copies the guest's FPU state out, as [`Fpu::read_guest_fpu`](waterbear_hal::Fpu).
+    pub fn read_fpu(&self, into: &mut [u8]) -> bool {
+        self.hal.read_guest_fpu(&self.fpu, into)
+    }
+
+    /// Replaces the guest's FPU state, as [`Fpu::write_guest_fpu`](waterbear_hal::Fpu).
+    pub fn write_fpu(&mut self, from: &[u8]) -> bool {
+        self.hal.write_guest_fpu(&mut self.fpu, from)
     }
 
     /// What the vCPU keeps for its faults.

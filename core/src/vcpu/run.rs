@@ -76,7 +76,10 @@ impl<V: Vendor> Runner<V> {
                 // With interrupts on it would be too early: the interrupt that tells of either
                 // would come and go before the guest runs.
                 let held_up = hal.signal_pending() || hal.should_yield();
-                (!held_up).then(|| vendor.enter(state, root))
+                (!held_up).then(|| {
+                    hal.refresh_guest_fpu();
+                    vendor.enter(state, root)
+                })
             })
             .flatten())
     }

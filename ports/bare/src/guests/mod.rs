@@ -80,7 +80,9 @@ fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
             report("the_vendor_s_hooks", Err(why));
         }
     }
-    let wanted = |program: &&Program| boot::option("only").is_none_or(|only| program.name == only);
+    let wanted = |program: &&Program| {
+        boot::option("only").is_none_or(|only| only.split(',').any(|name| program.name == name))
+    };
     let chosen = PROGRAMS.iter().filter(wanted);
     say!("PLAN {}", chosen.clone().count() + 2);
     let mut host = HostWalk::new(states);
