@@ -230,7 +230,8 @@ impl<'v, V: Vendor> Machine<'v, V> {
         match (self.program.end, verdict) {
             (End::Done, Verdict::Passed)
             | (End::Shutdown, Verdict::Left(Leave::Shutdown))
-            | (End::Never, Verdict::TooLong) => None,
+            | (End::Never, Verdict::TooLong)
+            | (End::Unsupported, Verdict::Left(Leave::EmulationFailed)) => None,
             (_, verdict) => Some(verdict),
         }
     }
