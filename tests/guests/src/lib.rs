@@ -54,8 +54,6 @@ pub enum Need {
     Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
-    /// The host's timer ends a guest that has interrupts off. Not seen to work under Bochs yet.
-    Preemption,
     /// VMMCALL exits. QEMU raises #UD.
     Hypercalls,
 }
@@ -138,7 +136,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(forbidden_things_harm_nobody_else, "forbidden"),
     program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
-    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never, needs: &[Need::Preemption]),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
     program!(two_vcpus_and_memory_that_changes, "smp2", vcpus: 2),
     program!(four_vcpus_and_memory_that_changes, "smp4", vcpus: 4),
 ];

@@ -49,13 +49,15 @@ fn is_bochs() -> bool {
 
 const QEMU: u32 = 1;
 const BOCHS_SVM: u32 = 2;
+const BOCHS: u32 = 4;
 
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
     if is_qemu() {
         QEMU
-    } else if is_bochs() && has(0x8000_0001, 2, 2) {
-        BOCHS_SVM
+    } else if is_bochs() {
+        let svm = has(0x8000_0001, 2, 2);
+        BOCHS | if svm { BOCHS_SVM } else { 0 }
     } else {
         0
     }
@@ -73,10 +75,6 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         Need::OwnShutdown => (
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
-        ),
-        Need::Preemption => (
-            !is_bochs(),
-            "not solved: under Bochs the host's timer does not end such a guest",
         ),
         Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };
