@@ -8,6 +8,7 @@ use waterbear_core::run::GuestCpu;
 use waterbear_core::run::cpuid::supported;
 use waterbear_core::vendor::Vendor;
 use waterbear_guests::Need;
+use x86::msr::{IA32_VMX_EPT_VPID_CAP, rdmsr};
 
 use crate::host::Bare;
 
@@ -50,17 +51,30 @@ fn is_bochs() -> bool {
 const QEMU: u32 = 1;
 const BOCHS_SVM: u32 = 2;
 const BOCHS: u32 = 4;
+const BLIND_WALKS: u32 = 8;
 
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
     if is_qemu() {
         QEMU
     } else if is_bochs() {
-        let svm = has(0x8000_0001, 2, 2);
-        BOCHS | if svm { BOCHS_SVM } else { 0 }
+        let more = if has(0x8000_0001, 2, 2) {
+            BOCHS_SVM
+        } else if ept_notes_accesses() {
+            0
+        } else {
+            BLIND_WALKS
+        };
+        BOCHS | more
     } else {
         0
     }
+}
+
+/// Whether this Intel CPU, on which guests run, has accessed and dirty bits in EPT.
+fn ept_notes_accesses() -> bool {
+    // SAFETY: every CPU with EPT has the register.
+    unsafe { rdmsr(IA32_VMX_EPT_VPID_CAP) & 1 << 21 != 0 }
 }
 
 /// Why this machine cannot run a program that needs this.
