@@ -56,11 +56,6 @@ pub enum Need {
     Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
-    /// The host's timer ends a guest that has interrupts off. Not seen to work under Bochs yet.
-    Preemption,
-    /// A guest's page walk writes only where the second level lets it. Without EPT's accessed and
-    /// dirty bits Bochs does not look.
-    CheckedWalks,
     /// Breakpoints and alignment checks in guests. QEMU has neither.
     DebugExceptions,
     /// Task switches exit. QEMU does them by itself.
@@ -140,12 +135,12 @@ pub const PROGRAMS: &[Program] = &[
     program!(writes_to_tracked_pages_are_told_of, "page_track"),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
     program!(every_right_of_every_page, "access_rights"),
-    program!(page_tables_in_memory_that_is_protected, "odd_tables", needs: &[Need::CheckedWalks]),
+    program!(page_tables_in_memory_that_is_protected, "odd_tables"),
     program!(translations_that_have_changed, "translations"),
     program!(forbidden_things_harm_nobody_else, "forbidden"),
     program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
-    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never, needs: &[Need::Preemption]),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
     program!(every_access_right, "rights"),
     program!(breakpoints_on_their_own_handler_s_stack, "endless_debug",
         end: End::Never, needs: &[Need::DebugExceptions]),

@@ -51,24 +51,30 @@ fn is_bochs() -> bool {
 const QEMU: u32 = 1;
 const BOCHS_SVM: u32 = 2;
 const BOCHS: u32 = 4;
-
-/// Whether EPT has accessed and dirty bits. Only on an Intel CPU with VMX.
-fn ept_has_dirty_bits() -> bool {
-    // SAFETY: a CPU with EPT has the register.
-    unsafe { rdmsr(IA32_VMX_EPT_VPID_CAP) & 1 << 21 != 0 }
-}
+const BLIND_WALKS: u32 = 8;
 
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
     if is_qemu() {
         QEMU
-    } else if !is_bochs() {
-        0
-    } else if has(0x8000_0001, 2, 2) {
-        BOCHS | BOCHS_SVM
+    } else if is_bochs() {
+        let more = if has(0x8000_0001, 2, 2) {
+            BOCHS_SVM
+        } else if ept_notes_accesses() {
+            0
+        } else {
+            BLIND_WALKS
+        };
+        BOCHS | more
     } else {
-        BOCHS
+        0
     }
+}
+
+/// Whether this Intel CPU, on which guests run, has accessed and dirty bits in EPT.
+fn ept_notes_accesses() -> bool {
+    // SAFETY: every CPU with EPT has the register.
+    unsafe { rdmsr(IA32_VMX_EPT_VPID_CAP) & 1 << 21 != 0 }
 }
 
 /// Why this machine cannot run a program that needs this.
@@ -83,14 +89,6 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         Need::OwnShutdown => (
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
-        ),
-        Need::Preemption => (
-            !is_bochs(),
-            "not solved: under Bochs the host's timer does not end such a guest",
-        ),
-        Need::CheckedWalks => (
-            !is_bochs() || has(0x8000_0001, 2, 2) || ept_has_dirty_bits(),
-            "this emulator's page walks write where they may not",
         ),
         Need::DebugExceptions => (
             !is_qemu(),
