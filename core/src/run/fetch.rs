@@ -3,11 +3,12 @@
 use waterbear_hal::Hal;
 
 use super::GuestCpu;
+use super::control::GP;
 use super::exit::Step;
 use super::leave::Leave;
 use crate::Error;
 use crate::MemoryError;
-use crate::arch::SegmentName;
+use crate::arch::{Exception, SegmentName};
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
 use crate::paging::{Access, Failure, Kind};
 use crate::vendor::Vendor;
@@ -32,6 +33,8 @@ pub(super) enum NoInstruction {
     Changed,
     /// The bytes are none that are known.
     Unknown(Code),
+    /// The CPU refuses it.
+    Refused(Exception),
     /// The host could not.
     Failed(Error),
 }
@@ -101,6 +104,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             match decode(code.bytes(), size) {
                 Ok(instruction) => return Ok((instruction, code)),
                 Err(DecodeError::More) if end < MAX_LENGTH => {}
+                Err(DecodeError::TooLong) => return Err(NoInstruction::Refused(GP)),
                 Err(_) => return Err(NoInstruction::Unknown(code)),
             }
         }
@@ -112,6 +116,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match why {
             NoInstruction::Changed => Ok(Step::Resume),
             NoInstruction::Unknown(code) => Ok(self.emulation_failed(&code)),
+            NoInstruction::Refused(exception) => {
+                self.events.raise(exception);
+                Ok(Step::Resume)
+            }
             NoInstruction::Failed(error) => Err(error),
         }
     }

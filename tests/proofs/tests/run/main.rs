@@ -10,6 +10,7 @@ mod events;
 mod io;
 mod memory_runs_out;
 mod msr;
+mod operands;
 mod signals;
 mod simple;
 mod support;

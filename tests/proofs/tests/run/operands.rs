@@ -1,0 +1,75 @@
+//! Operands of executed instructions: across pages, wide ones, and those that cannot be reached.
+use waterbear_core::arch::{Attributes, Event, Exception, SegmentName};
+use waterbear_core::exit::Exit;
+use waterbear_core::memslot::SpaceId;
+use waterbear_core::regs::Regs;
+use waterbear_core::run::Leave;
+use waterbear_core::tdp::fast::Access;
+use waterbear_core::vendor::Control;
+use waterbear_core::{Error, arch::Segment};
+use waterbear_hal::Gpa;
+use waterbear_proofs::{Rig, Scripted};
+
+use crate::support::Bench;
+
+/// Where there is no memory.
+const DEVICE: u64 = 0x5_0000;
+/// A linear address of a guest of [`long`] that leads nowhere.
+const NOWHERE: u64 = 0x4000_0000;
+/// A linear address behind 4 GiB of such a guest, and where it leads.
+const HIGH: (u64, u64) = (0x1_0000_0000, 0x2_0000);
+/// The last page below it.
+const LAST: u64 = 0x3_0000;
+
+fn put(bench: &Bench, at: u64, bytes: &[u8]) {
+    let space = SpaceId::NORMAL;
+    bench.rig.vm.write_guest(space, Gpa(at), bytes).unwrap();
+}
+
+fn get<const N: usize>(bench: &Bench, at: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    let space = SpaceId::NORMAL;
+    bench.rig.vm.read_guest(space, Gpa(at), &mut bytes).unwrap();
+    bytes
+}
+
+/// The guest leaves at `code` because of a device.
+fn at(bench: &mut Bench, code: &[u8]) {
+    put(bench, 0x1000, code);
+    let (gpa, access) = (Gpa(DEVICE), Access::default());
+    bench.then(Scripted::exit(Exit::Fault { gpa, access }, 0));
+}
+
+/// A guest in 64-bit mode: the lowest 2 MiB are mapped to themselves, and there are pages below
+/// and above 4 GiB.
+fn long(code: &[u8]) -> Bench {
+    const TABLE: u64 = 3;
+    const PAGE: u64 = 0x63;
+    const LARGE: u64 = 0x80;
+    let mut bench = Bench::long();
+    *bench.guest().control(Control::Cr3) = 0x8000;
+    for (at, entry) in [
+        (0x8000, 0x9000 | TABLE),
+        (0x9000, 0xa000 | TABLE),
+        (0xa000, LARGE | PAGE),
+        (0x9000 + 3 * 8, 0xb000 | TABLE),
+        (0xb000 + 511 * 8, 0xc000 | TABLE),
+        (0xc000 + 511 * 8, LAST | PAGE),
+        (0x9000 + 4 * 8, 0xd000 | TABLE),
+        (0xd000, 0xe000 | TABLE),
+        (0xe000, HIGH.1 | PAGE),
+    ] {
+        put(&bench, at, &u64::to_le_bytes(entry));
+    }
+    at(&mut bench, code);
+    bench
+}
+
+#[test]
+fn an_instruction_that_is_too_long_is_the_guests_fault() {
+    let mut bench = long(&[[0x66; 15].as_slice(), &[0x8b, 0x06]].concat());
+    bench.run_to_halt();
+    let gp = Event::Exception(Exception::general_protection(0));
+    assert_eq!(bench.guest().delivered, [gp]);
+    assert_eq!(bench.guest().regs.rip, 0x1000 + 2, "the HLT's");
+}
