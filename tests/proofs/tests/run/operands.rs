@@ -73,3 +73,36 @@ fn an_instruction_that_is_too_long_is_the_guests_fault() {
     assert_eq!(bench.guest().delivered, [gp]);
     assert_eq!(bench.guest().regs.rip, 0x1000 + 2, "the HLT's");
 }
+
+#[test]
+fn a_device_is_not_read_for_an_instruction_that_cannot_write_what_it_read() {
+    // MOVSB; PUSH [RSI]; POP [RDI]; CALL [RSI].
+    for (code, from, to, sp) in [
+        (&[0xa4_u8][..], DEVICE, NOWHERE, 0x2000),
+        (&[0xff, 0x36], DEVICE, 0, NOWHERE + 0x100),
+        (&[0x8f, 0x07], 0, NOWHERE, DEVICE),
+        (&[0xff, 0x16], DEVICE, 0, NOWHERE + 0x100),
+    ] {
+        let mut bench = long(code);
+        let general = &mut bench.guest().regs.general;
+        general[Regs::RSI] = from;
+        general[Regs::RDI] = to;
+        general[Regs::RSP] = sp;
+        bench.run_to_halt();
+        let [Event::Exception(exception)] = bench.guest().delivered[..] else {
+            panic!("{code:02x?}: {:?}", bench.guest().delivered);
+        };
+        assert_eq!(
+            (exception.vector, exception.error),
+            (Exception::PF, Some(2))
+        );
+    }
+    // Where both cannot be reached, the source is first.
+    let mut bench = long(&[0xa4]);
+    let general = &mut bench.guest().regs.general;
+    general[Regs::RSI] = NOWHERE;
+    general[Regs::RDI] = 2 * NOWHERE;
+    bench.run_to_halt();
+    let source = Exception::page_fault(NOWHERE, 0);
+    assert_eq!(bench.guest().delivered, [Event::Exception(source)]);
+}
