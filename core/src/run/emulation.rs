@@ -210,7 +210,11 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         len: usize,
         wanted: Wanted,
     ) -> Result<[Option<Part>; 2], Stop> {
-        let long = self.registers.efer.contains(Efer::LMA);
+        // The CPU's own accesses have 64-bit addresses in compatibility mode too.
+        let long = match wanted.mode {
+            Mode::Implicit => self.registers.efer.contains(Efer::LMA),
+            _ => self.cpu.in_64_bit_code(self.vendor),
+        };
         let (first, second) = pieces(linear, len, long);
         let mut parts = [None; 2];
         if second.is_none()

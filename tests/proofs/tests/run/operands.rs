@@ -66,6 +66,32 @@ fn long(code: &[u8]) -> Bench {
 }
 
 #[test]
+fn in_compatibility_mode_what_is_behind_4_gib_is_page_0() {
+    // MOV [0xffffffee], EAX in a segment at 0x10.
+    let write = |code_attributes, code: &[u8]| {
+        let mut bench = long(code);
+        let flat = Segment {
+            selector: 16,
+            attributes: Attributes::from_bits_retain(0xc93),
+            limit: u32::MAX,
+            base: 0x10,
+        };
+        bench.guest().segments[SegmentName::Ds as usize] = flat;
+        bench.guest().segments[SegmentName::Cs as usize].attributes =
+            Attributes::from_bits_retain(code_attributes);
+        bench.guest().regs.general[Regs::RAX] = 0x0403_0201;
+        bench.guest().regs.general[Regs::RSI] = 0xffff_fffe;
+        bench.run_to_halt();
+        assert_eq!(get(&bench, LAST + 0xffe), [1, 2]);
+        (get(&bench, 0), get(&bench, HIGH.1))
+    };
+    let code = [0xa3, 0xee, 0xff, 0xff, 0xff];
+    assert_eq!(write(0xc9b, &code), ([3, 4], [0, 0]));
+    // MOV [RSI], EAX in 64-bit mode, where there is no segment.
+    assert_eq!(write(0xa9b, &[0x89, 0x06]), ([0, 0], [3, 4]));
+}
+
+#[test]
 fn an_instruction_that_is_too_long_is_the_guests_fault() {
     let mut bench = long(&[[0x66; 15].as_slice(), &[0x8b, 0x06]].concat());
     bench.run_to_halt();
