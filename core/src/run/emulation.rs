@@ -190,6 +190,14 @@ struct InKernel<'a, H: Hal, V: Vendor> {
     hint: Option<Hint>,
 }
 
+/// What an error of the host's means for the instruction.
+fn failed(error: Error) -> Stop {
+    match error {
+        Error::Again => Stop::Retry,
+        error => Stop::Failed(error),
+    }
+}
+
 impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
     fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
         let space = self.cpu.mmu.space();
@@ -197,8 +205,7 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         match paging::translate(&self.registers, &mut tables, linear, wanted) {
             Ok(translation) => Ok(translation.gpa),
             Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),
-            Err(Failure::Host(Error::Again)) => Err(Stop::Retry),
-            Err(Failure::Host(error)) => Err(Stop::Failed(error)),
+            Err(Failure::Host(error)) => Err(failed(error)),
             Err(Failure::NoMemory(_)) => Err(Stop::Unsupported),
         }
     }
@@ -292,8 +299,7 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
             let part = data.get_mut(start..end).unwrap_or_default();
             match self.vm.read_guest(self.cpu.mmu.space(), gpa, part) {
                 Ok(()) => {}
-                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
-                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+                Err(MemoryError::Host(error)) => return Err(failed(error)),
                 Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
                     self.cpu.devices.read(Target::Memory(gpa.0), part)?;
                 }
@@ -305,15 +311,26 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
     fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
         let wanted = self.wanted(Kind::Write);
         let parts = self.parts(linear, data.len(), wanted)?;
-        for Part { gpa, start, end } in parts.into_iter().flatten() {
-            let part = data.get(start..end).unwrap_or_default();
-            match self.vm.write_guest(self.cpu.mmu.space(), gpa, part) {
-                Ok(()) => {}
-                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
-                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+        let space = self.cpu.mmu.space();
+        let bytes = |part: Part| data.get(part.start..part.end).unwrap_or_default();
+        let [Some(first), second] = parts else {
+            return Ok(());
+        };
+        let first = (first.gpa, bytes(first));
+        let Some(second) = second else {
+            return match self.vm.write_guest(space, first.0, first.1) {
+                Ok(()) => Ok(()),
+                Err(MemoryError::Host(error)) => Err(failed(error)),
                 Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.write(Target::Memory(gpa.0), part)?;
+                    self.cpu.devices.write(Target::Memory(first.0.0), first.1)
                 }
+            };
+        };
+        let pieces = [first, (second.gpa, bytes(second))];
+        let there = self.vm.write_guest_both(space, pieces).map_err(failed)?;
+        for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
+            if !there {
+                self.cpu.devices.write(Target::Memory(gpa.0), bytes)?;
             }
         }
         Ok(())
@@ -340,8 +357,7 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
             .compare_exchange_guest(space, gpa, width, before, after)
         {
             Ok(seen) => Ok(seen == before),
-            Err(MemoryError::Host(Error::Again)) => Err(Stop::Retry),
-            Err(MemoryError::Host(error)) => Err(Stop::Failed(error)),
+            Err(MemoryError::Host(error)) => Err(failed(error)),
             Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
                 self.cpu.devices.write(Target::Memory(gpa.0), new)?;
                 Ok(true)

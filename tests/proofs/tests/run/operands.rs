@@ -66,6 +66,40 @@ fn long(code: &[u8]) -> Bench {
 }
 
 #[test]
+fn an_operand_across_pages_is_written_as_a_whole_or_not_at_all() {
+    // ADD [0], EAX, which has one byte in a page that the owner may not write.
+    let mut bench = Bench::new();
+    bench.guest().segments[SegmentName::Ds as usize].base = 0x2ffd;
+    bench.guest().regs.general[Regs::RAX] = 0x0101_0101;
+    put(&bench, 0x2ffd, &[1, 2, 3, 4]);
+    let code = [0x66, 0x01, 0x06, 0x00, 0x00];
+    let hva = Rig::<true>::hva(3);
+    bench.rig.user.protect(hva, 1, false);
+    at(&mut bench, &code);
+    assert_eq!(bench.try_run(), Err(Error::Fault));
+    assert_eq!(get(&bench, 0x2ffd), [1, 2, 3, 4]);
+    // When it may, the number is added once.
+    bench.rig.user.protect(hva, 1, true);
+    at(&mut bench, &code);
+    bench.run_to_halt();
+    assert_eq!(get(&bench, 0x2ffd), [2, 3, 4, 5]);
+}
+
+#[test]
+fn an_operand_that_straddles_into_a_device_is_written_to_both() {
+    // MOV [0], EAX.
+    let mut bench = Bench::new();
+    bench.guest().segments[SegmentName::Ds as usize].base = 0x3_ffff;
+    bench.guest().regs.general[Regs::RAX] = 0x0403_0201;
+    at(&mut bench, &[0x66, 0xa3, 0x00, 0x00]);
+    let (gpa, size, write) = (Gpa(0x4_0000), 3, true);
+    assert_eq!(bench.run(), Leave::Mmio { gpa, size, write });
+    assert_eq!(bench.cpu.data(), [2, 3, 4]);
+    assert_eq!(get(&bench, 0x3_ffff), [1]);
+    bench.run_to_halt();
+}
+
+#[test]
 fn in_compatibility_mode_what_is_behind_4_gib_is_page_0() {
     // MOV [0xffffffee], EAX in a segment at 0x10.
     let write = |code_attributes, code: &[u8]| {
