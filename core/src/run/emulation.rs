@@ -246,6 +246,20 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         Ok(parts)
     }
 
+    /// The host exchanges at most eight bytes in one step. More of them, in memory that others see,
+    /// would not be one.
+    fn refuse_memory(&mut self, linear: u64, len: usize, wanted: Wanted) -> Result<(), Stop> {
+        let space = self.cpu.mmu.space();
+        for Part { gpa, start, end } in self.parts(linear, len, wanted)?.into_iter().flatten() {
+            match self.vm.probe_guest(space, gpa, end.saturating_sub(start)) {
+                Ok(()) => return Err(Stop::Unsupported),
+                Err(MemoryError::Host(error)) => return Err(failed(error)),
+                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Where the operand is by what the hardware said: it has walked the guest's tables, and found
     /// the rights that it needed.
     fn hinted(&self, linear: u64, wanted: Wanted) -> Option<Gpa> {
@@ -338,10 +352,13 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
 
     fn compare_exchange(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
         let aligned = Width::new(new.len()).filter(|w| linear.is_multiple_of(w.bytes() as u64));
+        let wanted = self.wanted(Kind::Write);
         let Some(width) = aligned else {
+            if new.len() > 8 {
+                self.refuse_memory(linear, new.len(), wanted)?;
+            }
             return self.write(linear, new).map(|()| true);
         };
-        let wanted = self.wanted(Kind::Write);
         let gpa = self.gpa(linear, wanted)?;
         let word = |bytes: &[u8]| {
             let mut word = [0; 8];

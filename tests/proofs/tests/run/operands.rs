@@ -126,6 +126,31 @@ fn in_compatibility_mode_what_is_behind_4_gib_is_page_0() {
 }
 
 #[test]
+fn sixteen_bytes_of_memory_are_not_exchanged_in_two_steps() {
+    // LOCK CMPXCHG16B [RSI].
+    let code = [0xf0, 0x48, 0x0f, 0xc7, 0x0e];
+    let mut bench = long(&code);
+    bench.guest().regs.general[Regs::RSI] = 0x2000;
+    bench.guest().regs.general[Regs::RBX] = 1;
+    assert_eq!(bench.run(), Leave::EmulationFailed);
+    assert_eq!(bench.cpu.data()[..5], code);
+    assert_eq!(get(&bench, 0x2000), [0; 16]);
+    // Nobody else sees half of it without LOCK, or does not expect more; nor at a device.
+    let mut bench = long(&code[1..]);
+    bench.guest().regs.general[Regs::RSI] = 0x2000;
+    bench.guest().regs.general[Regs::RBX] = 1;
+    bench.run_to_halt();
+    assert_eq!(get(&bench, 0x2000), 1_u128.to_le_bytes());
+    let mut bench = long(&code);
+    bench.guest().regs.general[Regs::RSI] = DEVICE;
+    for (gpa, write) in [(0, false), (8, false), (0, true), (8, true)] {
+        let (gpa, size) = (Gpa(DEVICE + gpa), 8);
+        assert_eq!(bench.run(), Leave::Mmio { gpa, size, write });
+    }
+    bench.run_to_halt();
+}
+
+#[test]
 fn an_instruction_that_is_too_long_is_the_guests_fault() {
     let mut bench = long(&[[0x66; 15].as_slice(), &[0x8b, 0x06]].concat());
     bench.run_to_halt();
