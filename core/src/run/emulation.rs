@@ -39,6 +39,8 @@ pub(super) struct Emulated {
     instruction: Instruction,
     code: Code,
     hint: Option<Hint>,
+    /// What decides translations; no instruction that is executed here changes it.
+    registers: Registers,
 }
 
 /// Whether the one access to memory that an instruction makes, but for its own bytes, is that of
@@ -67,7 +69,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         if self.events.again.is_some() {
             return Ok(self.emulation_failed(&Code::default()));
         }
-        match self.instruction(vm, vendor) {
+        let registers = self.paging(vm, vendor);
+        match self.instruction_by(vm, vendor, &registers) {
             Ok((instruction, code)) => {
                 self.devices.finish();
                 let hint = hint.filter(|_| has_one_operand_in_memory(&instruction));
@@ -75,6 +78,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     instruction,
                     code,
                     hint,
+                    registers,
                 };
                 self.perform(vm, vendor, emulated)
             }
@@ -90,7 +94,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         emulated: Emulated,
     ) -> Result<Step, Error> {
         let steps = vendor.regs(self.runner.state()).rflags & Rflags::TF.bits() != 0;
-        let registers = self.paging(vm, vendor);
         let mut result = Err(Stop::Retry);
         for _ in 0..ATTEMPTS {
             self.devices.begin();
@@ -98,7 +101,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 cpu: self,
                 vm,
                 vendor,
-                registers,
+                registers: emulated.registers,
                 hint: emulated.hint,
             };
             result = execute(&emulated.instruction, &mut machine);
@@ -184,7 +187,6 @@ struct InKernel<'a, H: Hal, V: Vendor> {
     cpu: &'a mut GuestCpu<H, V>,
     vm: &'a Vm<H>,
     vendor: &'a V,
-    /// What decides translations; no instruction that is executed here changes it.
     registers: Registers,
     /// What the hardware said about the operand.
     hint: Option<Hint>,
@@ -201,7 +203,7 @@ fn failed(error: Error) -> Stop {
 impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
     fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
         let space = self.cpu.mmu.space();
-        let mut tables = GuestTables { vm: self.vm, space };
+        let mut tables = GuestTables::new(self.vm, space);
         match paging::translate(&self.registers, &mut tables, linear, wanted) {
             Ok(translation) => Ok(translation.gpa),
             Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),

@@ -17,7 +17,6 @@ use waterbear_hal::{Gfn, Gpa, Hal, Hva, Width};
 
 use super::Vm;
 use crate::memslot::{Slot, SlotSet, SpaceId};
-use crate::paging::EntryMemory;
 use crate::{Error, MemoryError};
 
 /// The bits of an address that name a byte of a page.
@@ -287,34 +286,4 @@ fn part<H: Hal>(
         hva: Hva(hva.0 + offset),
         bytes: from..from + bytes as usize,
     })
-}
-
-/// The page tables of a guest in an address space of a VM, for
-/// [`paging::translate`](crate::paging::translate). Context as
-/// [`Vm::write_guest`]'s.
-pub struct GuestTables<'a, H: Hal> {
-    /// The VM.
-    pub vm: &'a Vm<H>,
-    /// The address space that the vCPU sees.
-    pub space: SpaceId,
-}
-
-impl<H: Hal> EntryMemory for GuestTables<'_, H> {
-    fn read(&mut self, gpa: Gpa, width: Width) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        let part = bytes.get_mut(..width.bytes()).unwrap_or_default();
-        self.vm.read_guest(self.space, gpa, part)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn compare_exchange(
-        &mut self,
-        gpa: Gpa,
-        width: Width,
-        old: u64,
-        new: u64,
-    ) -> Result<u64, MemoryError> {
-        self.vm
-            .compare_exchange_guest(self.space, gpa, width, old, new)
-    }
 }
