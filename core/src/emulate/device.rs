@@ -97,6 +97,12 @@ impl Devices {
         self.used == 0 && self.writes.iter().all(Option::is_none)
     }
 
+    /// Whether the next answer is a device's there: it need not be found out again that one is.
+    pub fn is_answered(&self, target: Target) -> bool {
+        let next = self.reads.get(self.used).copied().flatten();
+        self.used < self.answered && next.is_some_and(|fragment| fragment.target == target)
+    }
+
     /// Reads from a device, in pieces of up to eight bytes.
     ///
     /// # Errors

@@ -313,11 +313,16 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
         }
         for Part { gpa, start, end } in parts.into_iter().flatten() {
             let part = data.get_mut(start..end).unwrap_or_default();
+            let device = Target::Memory(gpa.0);
+            if self.cpu.devices.is_answered(device) {
+                self.cpu.devices.read(device, part)?;
+                continue;
+            }
             match self.vm.read_guest(self.cpu.mmu.space(), gpa, part) {
                 Ok(()) => {}
                 Err(MemoryError::Host(error)) => return Err(failed(error)),
                 Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.read(Target::Memory(gpa.0), part)?;
+                    self.cpu.devices.read(device, part)?;
                 }
             }
         }

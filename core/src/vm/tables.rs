@@ -2,7 +2,7 @@
 use core::ops::Range;
 
 use waterbear_hal::addr::PAGE_SIZE;
-use waterbear_hal::{Gfn, Gpa, Hal, Hva, Width};
+use waterbear_hal::{Gpa, Hal, Hva, Width};
 
 use super::Vm;
 use crate::memslot::{SlotsRead, SpaceId};
@@ -27,8 +27,15 @@ pub struct GuestTables<'a, H: Hal> {
 
 /// Where the owner has a slot.
 struct Found {
-    frames: Range<Gfn>,
+    gpas: Range<u64>,
     hva: Hva,
+}
+
+impl Found {
+    /// Where it has a byte of the slot.
+    fn place(&self, gpa: Gpa) -> Hva {
+        Hva(self.hva.0.wrapping_add(gpa.0.wrapping_sub(self.gpas.start)))
+    }
 }
 
 impl<'a, H: Hal> GuestTables<'a, H> {
@@ -45,18 +52,14 @@ impl<'a, H: Hal> GuestTables<'a, H> {
     /// Where the owner has the byte at `gpa`.
     #[inline]
     fn place(&mut self, gpa: Gpa) -> Result<Hva, MemoryError> {
-        let gfn = gpa.gfn();
-        if !matches!(&self.found, Some(found) if found.frames.contains(&gfn)) {
-            self.find(gpa)?;
+        match &self.found {
+            Some(found) if found.gpas.contains(&gpa.0) => Ok(found.place(gpa)),
+            _ => self.find(gpa),
         }
-        let place = self.found.as_ref().and_then(|Found { frames, hva }| {
-            let distance = gpa.0.checked_sub(frames.start.0.checked_mul(PAGE_SIZE)?)?;
-            Some(Hva(hva.0.checked_add(distance)?))
-        });
-        place.ok_or(Error::Fault.into())
     }
 
-    fn find(&mut self, gpa: Gpa) -> Result<(), MemoryError> {
+    #[inline(never)]
+    fn find(&mut self, gpa: Gpa) -> Result<Hva, MemoryError> {
         let section = self
             .section
             .get_or_insert_with(|| self.vm.memslots().read());
@@ -68,11 +71,13 @@ impl<'a, H: Hal> GuestTables<'a, H> {
             // It is going, or it comes back: the next look tells (MS-7).
             return Err(Error::Again.into());
         }
-        self.found = Some(Found {
-            frames: slot.base..slot.end(),
-            hva: slot.hva_of(slot.base).ok_or(Error::Fault)?,
+        // The first does not wrap, the region was checked (MS-8); nor does the
+        // second but behind the last address.
+        let found = self.found.insert(Found {
+            gpas: slot.base.0 * PAGE_SIZE..slot.end().0.saturating_mul(PAGE_SIZE),
+            hva: slot.hva,
         });
-        Ok(())
+        Ok(found.place(gpa))
     }
 
     /// Reads the bytes from `gpa` on, which are all in its page, as
@@ -81,6 +86,7 @@ impl<'a, H: Hal> GuestTables<'a, H> {
     /// # Errors
     ///
     /// As [`Vm::read_guest`].
+    #[inline]
     pub fn read_in_page(&mut self, gpa: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
         let hva = self.place(gpa)?;
         Ok(self.vm.hal.read(&self.vm.user, hva, buf)?)
@@ -89,6 +95,12 @@ impl<'a, H: Hal> GuestTables<'a, H> {
 
 impl<H: Hal> EntryMemory for GuestTables<'_, H> {
     fn read(&mut self, gpa: Gpa, width: Width) -> Result<u64, MemoryError> {
+        // The length is known to whoever copies: that is one instruction then.
+        if width == Width::Qword {
+            let mut bytes = [0; 8];
+            self.read_in_page(gpa, &mut bytes)?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
         let mut bytes = [0; 8];
         let part = bytes.get_mut(..width.bytes()).unwrap_or_default();
         self.read_in_page(gpa, part)?;
