@@ -43,6 +43,12 @@ pub(super) struct Emulated {
     registers: Registers,
 }
 
+impl Emulated {
+    pub(super) fn instruction(&self) -> &Instruction {
+        &self.instruction
+    }
+}
+
 /// Whether the one access to memory that an instruction makes, but for its own bytes, is that of
 /// its ModRM operand.
 fn has_one_operand_in_memory(instruction: &Instruction) -> bool {
@@ -80,6 +86,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     hint,
                     registers,
                 };
+                if let Some(step) = self.ask_together(vm, vendor, &emulated) {
+                    return Ok(step);
+                }
+                self.devices.finish();
                 self.perform(vm, vendor, emulated)
             }
             Err(why) => self.without_instruction(why),
@@ -97,13 +107,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let mut result = Err(Stop::Retry);
         for _ in 0..ATTEMPTS {
             self.devices.begin();
-            let mut machine = InKernel {
-                cpu: self,
-                vm,
-                vendor,
-                registers: emulated.registers,
-                hint: emulated.hint,
-            };
+            let mut machine = InKernel::new(self, vm, vendor, &emulated);
             result = execute(&emulated.instruction, &mut machine);
             if result != Err(Stop::Retry) {
                 break;
@@ -183,11 +187,11 @@ struct Part {
 }
 
 /// The guest's CPU and memory, for one instruction.
-struct InKernel<'a, H: Hal, V: Vendor> {
+pub(super) struct InKernel<'a, H: Hal, V: Vendor> {
     cpu: &'a mut GuestCpu<H, V>,
     vm: &'a Vm<H>,
     vendor: &'a V,
-    registers: Registers,
+    registers: &'a Registers,
     /// What the hardware said about the operand.
     hint: Option<Hint>,
 }
@@ -200,11 +204,26 @@ fn failed(error: Error) -> Stop {
     }
 }
 
-impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
-    fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
+impl<'a, H: Hal, V: Vendor> InKernel<'a, H, V> {
+    pub(super) fn new(
+        cpu: &'a mut GuestCpu<H, V>,
+        vm: &'a Vm<H>,
+        vendor: &'a V,
+        emulated: &'a Emulated,
+    ) -> Self {
+        Self {
+            cpu,
+            vm,
+            vendor,
+            registers: &emulated.registers,
+            hint: emulated.hint,
+        }
+    }
+
+    pub(super) fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
         let space = self.cpu.mmu.space();
         let mut tables = GuestTables::new(self.vm, space);
-        match paging::translate(&self.registers, &mut tables, linear, wanted) {
+        match paging::translate(self.registers, &mut tables, linear, wanted) {
             Ok(translation) => Ok(translation.gpa),
             Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),
             Err(Failure::Host(error)) => Err(failed(error)),
@@ -248,6 +267,19 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         Ok(parts)
     }
 
+    /// Finds out what the host would say of a write.
+    fn probe(&mut self, parts: [Option<Part>; 2]) -> Result<(), Stop> {
+        let space = self.cpu.mmu.space();
+        for Part { gpa, start, end } in parts.into_iter().flatten() {
+            // Where there is no memory a device takes it.
+            let found = self.vm.probe_guest(space, gpa, end.saturating_sub(start));
+            if let Err(MemoryError::Host(error)) = found {
+                return Err(failed(error));
+            }
+        }
+        Ok(())
+    }
+
     /// The host exchanges at most eight bytes in one step. More of them, in memory that others see,
     /// would not be one.
     fn refuse_memory(&mut self, linear: u64, len: usize, wanted: Wanted) -> Result<(), Stop> {
@@ -271,7 +303,7 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         (same && allowed).then_some(gpa)
     }
 
-    fn wanted(&mut self, kind: Kind) -> Wanted {
+    pub(super) fn wanted(&mut self, kind: Kind) -> Wanted {
         Wanted::at(self.vendor.cpl(self.cpu.runner.state()), kind)
     }
 }
@@ -309,7 +341,7 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
         };
         let parts = self.parts(linear, data.len(), wanted)?;
         if access == Access::Probe {
-            return Ok(());
+            return self.probe(parts);
         }
         for Part { gpa, start, end } in parts.into_iter().flatten() {
             let part = data.get_mut(start..end).unwrap_or_default();

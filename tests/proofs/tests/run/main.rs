@@ -13,4 +13,5 @@ mod msr;
 mod operands;
 mod signals;
 mod simple;
+mod strings;
 mod support;
