@@ -9,18 +9,14 @@ use waterbear_proofs::random::Random;
 use crate::{END, FRAMES, NORMAL, contents, place, rig};
 
 /// Accesses are shorter than one of these.
-const LONGEST: &[u64] = if cfg!(miri) {
-    &[8, 64, 5000]
-} else {
-    &[8, 64, 5000, 3 * FRAMES * PAGE_SIZE]
-};
+const LONGEST: &[u64] = &[8, 64, 5000, 3 * FRAMES * PAGE_SIZE];
 
 #[test]
 fn bytes_go_to_where_the_process_has_them_across_pages_and_slots() {
     let rig = rig::<true>(SlotFlags::empty());
     let mut model = vec![0; (END - PAGE_SIZE) as usize];
     let mut random = Random::new(7);
-    for _ in 0..if cfg!(miri) { 6 } else { 2000 } {
+    for _ in 0..2000 {
         let longest = random.pick(LONGEST);
         let from = random.below(model.len() as u64);
         let len = random.below(longest.min(model.len() as u64 - from) + 1);
