@@ -36,6 +36,7 @@
 //! |---|---|
 //! | [`leave`] | why a vCPU came back to its owner |
 //! | `exit` | what is done about each exit |
+//! | `quick` | the same for those that need nothing but registers |
 //! | [`cpuid`] | CPUID, and what it says about the rest of the CPU |
 //! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
@@ -61,6 +62,7 @@ mod memory;
 mod moves;
 pub mod msr;
 mod mtrr;
+mod quick;
 mod strings;
 
 use waterbear_hal::Hal;
@@ -71,11 +73,12 @@ use crate::mem::{Box, array};
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
 use crate::vm::{VcpuMmu, Vm};
-use cpuid::{CpuidEntry, Features, HostCpuid, Table};
+use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
+use quick::Inside;
 use strings::Together;
 
 /// Bytes that an owner and a guest can exchange at a time.
@@ -147,7 +150,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             fpu: hal.new_guest_fpu()?,
             cpuid: Table::new(hal),
             host: Features::of_host(host),
-            features: Features::default(),
+            features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
@@ -200,6 +203,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.runner.state()
     }
 
+    /// Copies the guest's FPU state out, as [`Fpu::read_guest_fpu`](waterbear_hal::Fpu).
+    pub fn read_fpu(&self, into: &mut [u8]) -> bool {
+        self.hal.read_guest_fpu(&self.fpu, into)
+    }
+
+    /// Replaces the guest's FPU state, as [`Fpu::write_guest_fpu`](waterbear_hal::Fpu).
+    pub fn write_fpu(&mut self, from: &[u8]) -> bool {
+        self.hal.write_guest_fpu(&mut self.fpu, from)
+    }
+
     /// What the vCPU keeps for its faults.
     pub fn mmu(&mut self) -> &mut VcpuMmu<H> {
         &mut self.mmu
@@ -247,15 +260,19 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             {
                 return Ok(leave);
             }
-            let mmu = &mut self.mmu;
-            let exit = self.runner.attempt(
-                &self.hal,
-                vcpu,
+            let mut inside = Inside {
+                vm,
                 vendor,
-                || Ok(vm.load_root(mmu)?.pfn()),
-                // An event's sender has queued it before, and this thread queues its own.
-                |_request, _state| Ok(()),
-            );
+                mmu: &mut self.mmu,
+                asked: Asked {
+                    table: &self.cpuid,
+                    features: &self.features,
+                    apic_base: self.kept.apic_base,
+                },
+                // What waits is looked at before each entry.
+                quick: self.events.idle() && !self.asked,
+            };
+            let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
             // Also when the guest was not entered: nothing stays with the vendor.
             if let Some(event) = vendor.take_undelivered(self.runner.state()) {
                 self.take_back(vendor, event);

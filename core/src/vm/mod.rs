@@ -70,6 +70,11 @@ impl<H: Hal> Vm<H> {
         })
     }
 
+    /// The address space of the owner.
+    pub fn user(&self) -> &H::Space {
+        &self.user
+    }
+
     /// The memory slots.
     pub fn memslots(&self) -> &Memslots<H> {
         &self.memslots

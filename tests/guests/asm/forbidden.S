@@ -145,17 +145,11 @@
     wrmsr
     TRY(sysenter)
     mov rsp, rbp
-    // Descriptor tables that reach beyond everything, and are nowhere.
+    // A descriptor table at an address that there cannot be.
     mov rax, -1
     mov [DATA], rax
     mov [DATA + 8], rax
     TRY(lgdt [DATA])
-    lgdt [gdt_register]
-    mov rax, 0x400000000000
-    mov [DATA + 2], rax
-    TRY(lgdt [DATA])
-    mov eax, FREE
-    TRY(mov fs, eax)
     lgdt [gdt_register]
     // Instructions in memory that is a device, or nothing, or fifteen bytes and more.
     mov eax, DEVICE

@@ -8,6 +8,7 @@ use waterbear_core::run::GuestCpu;
 use waterbear_core::run::cpuid::supported;
 use waterbear_core::vendor::Vendor;
 use waterbear_guests::Need;
+use x86::msr::{IA32_VMX_EPT_VPID_CAP, rdmsr};
 
 use crate::host::Bare;
 
@@ -49,15 +50,24 @@ fn is_bochs() -> bool {
 
 const QEMU: u32 = 1;
 const BOCHS_SVM: u32 = 2;
+const BOCHS: u32 = 4;
+
+/// Whether EPT has accessed and dirty bits. Only on an Intel CPU with VMX.
+fn ept_has_dirty_bits() -> bool {
+    // SAFETY: a CPU with EPT has the register.
+    unsafe { rdmsr(IA32_VMX_EPT_VPID_CAP) & 1 << 21 != 0 }
+}
 
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
     if is_qemu() {
         QEMU
-    } else if is_bochs() && has(0x8000_0001, 2, 2) {
-        BOCHS_SVM
-    } else {
+    } else if !is_bochs() {
         0
+    } else if has(0x8000_0001, 2, 2) {
+        BOCHS | BOCHS_SVM
+    } else {
+        BOCHS
     }
 }
 
@@ -73,6 +83,22 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         Need::OwnShutdown => (
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
+        ),
+        Need::Preemption => (
+            !is_bochs(),
+            "not solved: under Bochs the host's timer does not end such a guest",
+        ),
+        Need::CheckedWalks => (
+            !is_bochs() || has(0x8000_0001, 2, 2) || ept_has_dirty_bits(),
+            "this emulator's page walks write where they may not",
+        ),
+        Need::DebugExceptions => (
+            !is_qemu(),
+            "this emulator has no breakpoints and alignment checks in guests",
+        ),
+        Need::TaskSwitches => (
+            !is_qemu(),
+            "this emulator switches tasks without telling the host",
         ),
         Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };

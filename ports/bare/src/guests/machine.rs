@@ -6,7 +6,6 @@ use waterbear_core::Error;
 use waterbear_core::lock::Mutex;
 use waterbear_core::mem::{Box, Shared, Vec, array};
 use waterbear_core::page_track::{TrackerRef, shared};
-use waterbear_core::request::Request;
 use waterbear_core::run::Leave;
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_core::vendor::Vendor;
@@ -49,6 +48,8 @@ pub enum Verdict {
     Asleep,
     TooManyExits,
     TooLong,
+    /// The host's FPU has something else in it.
+    HostFpu,
 }
 
 impl fmt::Display for Verdict {
@@ -62,6 +63,7 @@ impl fmt::Display for Verdict {
             Verdict::Asleep => f.write_str("it waits for an interrupt that never comes"),
             Verdict::TooManyExits => f.write_str("too many exits"),
             Verdict::TooLong => f.write_str("it took too long"),
+            Verdict::HostFpu => f.write_str("the FPU of the host has changed"),
         }
     }
 }
@@ -212,16 +214,14 @@ impl<'v, V: Vendor> Machine<'v, V> {
         drop(place);
         self.over.store(true, Ordering::Release);
         for index in 0..self.program.vcpus {
-            crate::host::signal(index);
             self.tell(index as usize);
         }
     }
 
-    /// Makes a vCPU look at what is wanted of it.
+    /// Makes a vCPU look at what is wanted of it: what it wants is known here and not in the core,
+    /// so its thread has to come out of the guest, or of its sleep. Its CPU has its number.
     pub fn tell(&self, index: usize) {
-        if let Some(vcpu) = self.vm.vcpus().get(index as u32) {
-            vcpu.make_request(Request::EVENT);
-        }
+        crate::host::signal(index as u32);
     }
 
     /// What the program must have come to, if it did not.
@@ -230,7 +230,8 @@ impl<'v, V: Vendor> Machine<'v, V> {
         match (self.program.end, verdict) {
             (End::Done, Verdict::Passed)
             | (End::Shutdown, Verdict::Left(Leave::Shutdown))
-            | (End::Never, Verdict::TooLong) => None,
+            | (End::Never, Verdict::TooLong)
+            | (End::Unsupported, Verdict::Left(Leave::EmulationFailed)) => None,
             (_, verdict) => Some(verdict),
         }
     }
