@@ -35,6 +35,7 @@
 //! x87, MMX and AVX, far calls and jumps, loads of segment registers, ENTER, LEAVE, PUSHA and POPA,
 //! and what leaves the guest by an exit of its own. [`Stop::Unsupported`] says so.
 mod alu;
+mod batch;
 mod bits;
 mod compute;
 mod cpu;
@@ -54,6 +55,7 @@ mod shift;
 mod strings;
 mod table;
 
+pub use batch::{Batch, batch, finish_batch, is_port_string};
 pub use cpu::code_size;
 pub use decode::{DecodeError, MAX_LENGTH, decode};
 pub use device::{Devices, Fragment, Target};

@@ -41,7 +41,6 @@ const PREFIXES: [&[u8]; 12] = [
 ];
 
 #[test]
-#[cfg_attr(miri, ignore = "the other decoder is too slow there")]
 fn every_opcode_with_every_modrm_has_the_length_and_operands_that_another_decoder_sees() {
     let mut random = Random::new(SEED);
     let mut complaints = Vec::new();
@@ -62,7 +61,6 @@ fn every_opcode_with_every_modrm_has_the_length_and_operands_that_another_decode
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "the other decoder is too slow there")]
 fn random_bytes_have_the_length_and_operands_that_another_decoder_sees() {
     println!("seed {SEED:#x}");
     let mut random = Random::new(SEED);

@@ -142,7 +142,7 @@ fn a_leaf_is_found_wherever_it_is_in_the_table() {
     entries.push(entry(0x8000_0005, 0, false, 55));
     entries.push(entry(0x4000_0010, 0, false, 66));
     bench.cpu.set_cpuid(&entries).unwrap();
-    for leaf in (2..200).step_by(if cfg!(miri) { 40 } else { 1 }) {
+    for leaf in 2..200 {
         // The bits that follow others are not what is asked here.
         if !matches!(leaf, 7 | 0xd) {
             assert_eq!(ask(&mut bench, leaf, 9), [leaf + 1; 4]);

@@ -10,6 +10,8 @@ mod events;
 mod io;
 mod memory_runs_out;
 mod msr;
+mod operands;
 mod signals;
 mod simple;
+mod strings;
 mod support;
