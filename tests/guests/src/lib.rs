@@ -56,7 +56,8 @@ pub enum Need {
     Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
-    /// The host's timer ends a guest that has interrupts off. Not seen to work under Bochs yet.
+    /// The host's timer ends a guest that has interrupts off. Bochs holds the host's interrupts off
+    /// too, until the guest changes its flag for the first time.
     Preemption,
     /// A guest's page walk writes only where the second level lets it. Without EPT's accessed and
     /// dirty bits Bochs does not look.
@@ -147,6 +148,7 @@ pub const PROGRAMS: &[Program] = &[
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
     program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never, needs: &[Need::Preemption]),
     program!(every_access_right, "rights"),
+    program!(a_guest_that_spins_is_interrupted, "spin", end: End::Never),
     program!(breakpoints_on_their_own_handler_s_stack, "endless_debug",
         end: End::Never, needs: &[Need::DebugExceptions]),
     program!(alignment_checks_in_their_own_delivery, "endless_alignment",

@@ -86,7 +86,7 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         ),
         Need::Preemption => (
             !is_bochs(),
-            "not solved: under Bochs the host's timer does not end such a guest",
+            "this emulator holds the host's interrupts off together with the guest's",
         ),
         Need::CheckedWalks => (
             !is_bochs() || has(0x8000_0001, 2, 2) || ept_has_dirty_bits(),
