@@ -109,6 +109,14 @@ impl<H: Hal, T> RwLock<H, T> {
         }
     }
 
+    /// Locks for reading if that can be had at once. Interrupts may be off.
+    pub fn try_read(&self) -> Option<ReadGuard<'_, H, T>> {
+        self.raw.try_read().then(|| ReadGuard {
+            lock: self,
+            not_send: PhantomData,
+        })
+    }
+
     /// Locks for writing. Spins; interrupts on.
     pub fn write(&self) -> WriteGuard<'_, H, T> {
         self.raw.write();

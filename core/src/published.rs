@@ -56,6 +56,16 @@ impl<H: Hal, T, const N: usize> Published<H, T, N> {
         }
     }
 
+    /// Opens a read section if that needs no wait. Interrupts may be off until
+    /// it is closed.
+    pub fn try_read(&self) -> Option<Section<'_, H, T, N>> {
+        Some(Section {
+            token: self.domain.try_lock()?,
+            of: self,
+            not_send: PhantomData,
+        })
+    }
+
     /// Puts `value` in place `index`; readers see the old one or the new one.
     /// The caller serialises replacements, and waits before the old value goes.
     /// `index` is below `N`.

@@ -78,7 +78,18 @@ pub trait Vendor: Hardware {
     /// hardware has left it; says why. Comes right after
     /// [`prepare`](Vendor::prepare). Interrupts are off; one that arrives ends
     /// the guest's run and is taken when they are on again.
-    fn enter(&self, vcpu: &mut Self::Vcpu, root: Pfn) -> Exit;
+    ///
+    /// `again` hears of every exit while what the vendor switches by hand is
+    /// still the guest's, and says whether the guest goes on at once. It is not
+    /// asked where an event's delivery was cut short: that comes back to the
+    /// core. It does not sleep; of the hooks it uses those for registers, and neither it nor
+    /// what it does injects an event or changes control registers or MSRs.
+    fn enter(
+        &self,
+        vcpu: &mut Self::Vcpu,
+        root: Pfn,
+        again: impl FnMut(&mut Self::Vcpu, Exit) -> bool,
+    ) -> Exit;
 
     /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
     /// begin without second-level translations in that CPU's TLB.

@@ -85,6 +85,15 @@ pub unsafe trait RawRwLock: Send + Sync {
     /// Linux: `read_lock`. FreeBSD: `rw_rlock`.
     fn read(&self);
 
+    /// As [`read`](RawRwLock::read), if that can be had at once; says whether.
+    /// Does not spin; interrupts may be off, and then they stay off until the
+    /// reader unlocks. A host that cannot says no.
+    ///
+    /// Linux: `read_trylock`. FreeBSD: `rw_try_rlock`.
+    fn try_read(&self) -> bool {
+        false
+    }
+
     /// Unlocks a reader.
     ///
     /// Linux: `read_unlock`. FreeBSD: `rw_runlock`.

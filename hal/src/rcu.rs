@@ -65,13 +65,23 @@ pub trait Srcu: Send + Sync + Sized {
     /// Linux: `srcu_read_lock`. FreeBSD: `rm_rlock`.
     fn lock(&self) -> usize;
 
+    /// As [`lock`](Srcu::lock), without waiting. Interrupts may be off, and
+    /// then they stay off until the section is closed, which wakes nobody who
+    /// needs them on. `None` where it would have to wait, and on hosts that
+    /// cannot.
+    ///
+    /// Linux: `srcu_read_lock`. FreeBSD: `rm_try_rlock`.
+    fn try_lock(&self) -> Option<usize> {
+        None
+    }
+
     /// Closes the read section.
     ///
     /// Linux: `srcu_read_unlock`. FreeBSD: `rm_runlock`.
     ///
     /// # Safety
     ///
-    /// `token` came from [`lock`](Srcu::lock) of this domain on this thread,
+    /// `token` came from [`lock`](Srcu::lock) or [`try_lock`](Srcu::try_lock) of this domain on this thread,
     /// and goes back once.
     unsafe fn unlock(&self, token: usize);
 

@@ -127,6 +127,17 @@ pub trait User {
     fn resolve(&self, space: &Self::Space, hva: Hva, write: bool)
     -> Result<HostPage, ResolveError>;
 
+    /// As [`resolve`](User::resolve), for a page that is there already, and
+    /// without a reference: whoever asks installs it only if no change was
+    /// announced since before the question. If the answer says writable, the
+    /// host counts the page as dirty. Does not sleep; interrupts may be off.
+    /// `None` when it takes `resolve`: always on hosts without notifications.
+    ///
+    /// Linux: a walk as `get_user_pages_fast_only` does it.
+    fn resolve_now(&self, _space: &Self::Space, _hva: Hva, _write: bool) -> Option<HostPage> {
+        None
+    }
+
     /// Gives back one reference that [`resolve`](User::resolve) took to the
     /// page `pfn`. `dirty`: the guest may have written to it. Any context with
     /// interrupts on; does not sleep.

@@ -20,6 +20,8 @@ pub mod code {
     pub const DEBUG: u64 = EXCEPTION + 1;
     /// The guest can take an interrupt.
     pub const VINTR: u64 = 0x64;
+    /// CPUID.
+    pub const CPUID: u64 = 0x72;
     /// IRET.
     pub const IRET: u64 = 0x74;
     /// Shutdown.
@@ -37,7 +39,18 @@ pub fn reason(control: &Control) -> u64 {
 
 /// What an exit means. `assists` says that the CPU has decode assists; `causes` is what
 /// a debug exception has set in DR6.
+#[inline(always)]
 pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
+    // The two that are finished soonest first.
+    match reason(control) {
+        code::CPUID => Exit::Cpuid,
+        code::NPF => nested_fault(control.exit_info1, control.exit_info2),
+        _ => decode_other(control, assists, causes),
+    }
+}
+
+#[inline(never)]
+fn decode_other(control: &Control, assists: bool, causes: u64) -> Exit {
     let (info1, info2) = (control.exit_info1, control.exit_info2);
     // Bit 63 tells MOV from CLTS, LMSW and SMSW; the lowest four name the general register.
     let general = (assists && info1 >> 63 != 0).then_some(info1 as u8 & 0xf);
@@ -75,7 +88,6 @@ pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
         code::VINTR => Exit::InterruptWindow,
         // RDPMC: guests have no counters, so no number is right.
         0x6f => Exit::Exception(Exception::general_protection(0)),
-        0x72 => Exit::Cpuid,
         0x76 => Exit::Invd,
         0x77 => Exit::Pause,
         0x78 => Exit::Halt,
@@ -100,7 +112,6 @@ pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
         0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => {
             Exit::Forbidden
         }
-        code::NPF => nested_fault(info1, info2),
         code::INVALID => Exit::Refused(code::INVALID),
         other => Exit::Unknown(other),
     }
@@ -137,7 +148,9 @@ pub fn step_of(flags: u64) -> u64 {
 
 /// A nested page fault. The walk of a guest's page tables counts as user writes, whatever the
 /// access that made it ("Nested Table Walk").
+#[inline(always)]
 fn nested_fault(info1: u64, info2: u64) -> Exit {
+    const PRESENT: u64 = 1 << 0;
     const WRITE: u64 = 1 << 1;
     const RESERVED: u64 = 1 << 3;
     const FETCH: u64 = 1 << 4;
@@ -146,6 +159,7 @@ fn nested_fault(info1: u64, info2: u64) -> Exit {
         write: info1 & WRITE != 0,
         exec: info1 & FETCH != 0,
         guest_walk: info1 & GUEST_WALK != 0,
+        absent: info1 & PRESENT == 0,
     };
     let gpa = Gpa(info2);
     if info1 & RESERVED != 0 {
@@ -232,6 +246,7 @@ mod tests {
             write: true,
             exec: false,
             guest_walk: true,
+            absent: true,
         };
         let fault = Exit::Fault { gpa, access };
         assert_eq!(of(0x400, 1 << 33 | 6, gpa.0, true), fault);

@@ -25,8 +25,13 @@ impl<H: Hal> Vendor for Svm<H> {
         self.vcpu()
     }
 
-    fn enter(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
-        self.enter_here(vcpu, root)
+    fn enter(
+        &self,
+        vcpu: &mut SvmVcpu<H>,
+        root: Pfn,
+        again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
+    ) -> Exit {
+        self.enter_here(vcpu, root, again)
     }
 
     fn flush_tlb(&self, vcpu: &mut SvmVcpu<H>) {

@@ -117,15 +117,17 @@ impl<H: Hal> Svm<H> {
     }
 
     /// Enters the guest on this CPU, with interrupts off.
-    pub(crate) fn enter_here(&self, vcpu: &mut SvmVcpu<H>, root: Pfn) -> Exit {
+    pub(crate) fn enter_here(
+        &self,
+        vcpu: &mut SvmVcpu<H>,
+        root: Pfn,
+        again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
+    ) -> Exit {
         let cpu = self.hal.pin();
         let exit = match self.cpus.get(cpu as usize) {
             Some(per_cpu) => match vcpu.prepare(root, &self.features) {
                 Some(exit) => exit,
-                None => {
-                    self.run(vcpu, per_cpu, cpu);
-                    vcpu.finish(&self.features)
-                }
+                None => self.run(vcpu, per_cpu, cpu, again),
             },
             None => Exit::Refused(code::INVALID),
         };
@@ -134,8 +136,14 @@ impl<H: Hal> Svm<H> {
         exit
     }
 
-    /// Runs a prepared guest until its next exit.
-    fn run(&self, vcpu: &mut SvmVcpu<H>, per_cpu: &PerCpu<H>, cpu: CpuId) {
+    /// Runs a prepared guest until an exit of which `again` does not say that the guest goes on.
+    fn run(
+        &self,
+        vcpu: &mut SvmVcpu<H>,
+        per_cpu: &PerCpu<H>,
+        cpu: CpuId,
+        mut again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
+    ) -> Exit {
         let features = &self.features;
         let flush = core::mem::take(&mut vcpu.flush);
         if flush || !per_cpu.asids.still_good(cpu, &vcpu.held) {
@@ -157,12 +165,23 @@ impl<H: Hal> Svm<H> {
         let by_hand = unsafe { ByHand::load(&vcpu.switched, cr4, tsc_aux, features) };
         let (block, host) = (vcpu.block.hpa(), per_cpu.host.hpa());
         let stuff = per_cpu.stuff.load(Ordering::Relaxed);
-        // SAFETY: the core enters only on CPUs where SVM was enabled, with
-        // interrupts off; block and pages are ours and of this CPU.
-        unsafe { world::run(block, host, &mut vcpu.regs, stuff) }
-        let block = vcpu.block.fields();
-        let why = reason(&block.control);
-        let (cr2, dr6) = (block.save.cr2, block.save.dr6);
+        let (exit, why, cr2, dr6) = loop {
+            // SAFETY: the core enters only on CPUs where SVM was enabled, with
+            // interrupts off; block and pages are ours and of this CPU.
+            unsafe { world::run(block, host, &mut vcpu.regs, stuff) }
+            let block = vcpu.block.fields();
+            let why = reason(&block.control);
+            let (cr2, dr6) = (block.save.cr2, block.save.dr6);
+            let exit = vcpu.finish(features);
+            // What the exit took from the host goes back to it first, and what it did not deliver
+            // to the core.
+            let bare =
+                why != code::MACHINE_CHECK && vcpu.undelivered.is_none() && !vcpu.nmi.is_busy();
+            if !bare || !again(vcpu, exit) {
+                break (exit, why, cr2, dr6);
+            }
+            vcpu.prepare_again();
+        };
         // SAFETY: this is the CPU of `load`, and interrupts are off since.
         unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }
         if why == code::INVALID {
@@ -174,6 +193,7 @@ impl<H: Hal> Svm<H> {
             // SAFETY: the host's state is complete again.
             unsafe { machine_check() }
         }
+        exit
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exit::{self, code};
 use crate::intercept::{Control0, Debug0, Exceptions, Intercept3, Intercept4, Intercept5};
 use crate::nmi::Nmi;
 use crate::pages::Block;
-use crate::vmcb::{self, InterruptState, VirtualInterrupt};
+use crate::vmcb::{self, InterruptState, VirtualInterrupt, Vmcb};
 
 /// How many PAUSEs of one loop end the guest's run.
 const PAUSE_COUNT: u16 = 3000;
@@ -211,6 +211,19 @@ impl<H: Hal> SvmVcpu<H> {
         None
     }
 
+    /// The same for an entry that comes right after an exit, with nothing changed but general
+    /// registers, RIP and RFLAGS. Not while [`nmi`](SvmVcpu::nmi) is busy.
+    #[inline(always)]
+    pub(crate) fn prepare_again(&mut self) {
+        let Self { block, regs, .. } = self;
+        let Vmcb { control, save } = block.fields();
+        control.event_injection = 0;
+        save.rax = regs.general[Regs::RAX];
+        save.rsp = regs.general[Regs::RSP];
+        save.rip = regs.rip;
+        save.rflags = regs.rflags;
+    }
+
     /// What exits this time beside what always does.
     fn watch(&self) -> Watch {
         let mut watch = Watch::empty();
@@ -298,6 +311,7 @@ impl<H: Hal> SvmVcpu<H> {
     }
 
     /// Takes the guest's state out of the block after a run; says why it ended.
+    #[inline(always)]
     pub(crate) fn finish(&mut self, features: &Features) -> Exit {
         let Self {
             block,
@@ -328,15 +342,11 @@ impl<H: Hal> SvmVcpu<H> {
         regs.rflags = save.rflags;
         switched.cr2 = save.cr2;
         switched.dr7 = save.dr7;
-        let cut_short = control.exit_int_info;
-        if let Some(soft) = self.soft.take() {
-            let delivered = regs.rip != soft.next || save.rsp != soft.rsp;
-            if event::is_valid(cut_short) && !delivered {
-                regs.rip = soft.rip;
-            }
-        }
-        self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
         switched.dr6 = save.dr6;
+        if self.injected.is_some() || event::is_valid(control.exit_int_info) {
+            self.finish_event();
+        }
+        let control = &self.block.fields().control;
         if why == code::SHUTDOWN {
             // What the block holds now is not defined.
             self.nmi = Nmi::default();
@@ -349,7 +359,23 @@ impl<H: Hal> SvmVcpu<H> {
         exit::decode(control, features.decode_assists, 0)
     }
 
+    /// The rest of it where an event was injected, or cut short.
+    #[cold]
+    fn finish_event(&mut self) {
+        let Self { block, regs, .. } = self;
+        let Vmcb { control, save } = block.fields();
+        let cut_short = control.exit_int_info;
+        if let Some(soft) = self.soft.take() {
+            let delivered = regs.rip != soft.next || save.rsp != soft.rsp;
+            if event::is_valid(cut_short) && !delivered {
+                regs.rip = soft.rip;
+            }
+        }
+        self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
+    }
+
     /// The rest of it where single steps may be involved.
+    #[cold]
     fn finish_debug(&mut self, why: u64, features: &Features) -> Exit {
         let Self {
             block,

@@ -259,12 +259,15 @@ fn io(qualification: u64) -> Exit {
 }
 
 fn access(qualification: u64) -> Access {
+    // What the entries on the way allow together.
+    const RIGHTS: u64 = 7 << 3;
     const ADDRESS_VALID: u64 = 1 << 7;
     const FINAL: u64 = 1 << 8;
     Access {
         write: qualification & 1 << 1 != 0,
         exec: qualification & 1 << 2 != 0,
         guest_walk: qualification & (ADDRESS_VALID | FINAL) == ADDRESS_VALID,
+        absent: qualification & RIGHTS == 0,
     }
 }
 

@@ -60,12 +60,18 @@ impl<H: Hal> VmxVcpu<H> {
         Some(current)
     }
 
-    /// Runs the guest on this CPU until its next exit.
+    /// Runs the guest on this CPU until an exit of which `again` does not say that the guest goes
+    /// on.
     ///
     /// # Safety
     ///
     /// The caller is pinned to this CPU and interrupts are off.
-    pub(crate) unsafe fn run(&mut self, cpu: CpuId, root: Pfn) -> Exit {
+    pub(crate) unsafe fn run(
+        &mut self,
+        cpu: CpuId,
+        root: Pfn,
+        mut again: impl FnMut(&mut Self, Exit) -> bool,
+    ) -> Exit {
         // SAFETY: as the caller promises, who has the vCPU to itself.
         let Some(current) = (unsafe { self.machine.cpus.current(cpu, self.address()) }) else {
             return Exit::Refused(OFF);
@@ -83,9 +89,23 @@ impl<H: Hal> VmxVcpu<H> {
                 &self.switched,
             )
         };
-        // SAFETY: VMX operation is on, the structure is current, `launched` says in which state,
-        // the host is described, and interrupts are off.
-        let entered = unsafe { world::run(&mut self.regs, self.launched, &mut self.host.rsp) };
+        let exit = loop {
+            self.write_registers(&current);
+            // SAFETY: VMX operation is on, the structure is current, `launched` says in which
+            // state, the host is described, and interrupts are off.
+            let entered = unsafe { world::run(&mut self.regs, self.launched, &mut self.host.rsp) };
+            if !entered {
+                self.length = 0;
+                break Exit::Refused(current.read(ro::VM_INSTRUCTION_ERROR));
+            }
+            let exit = self.after(&current);
+            // What the exit took from the host goes back to it first, and what it did not deliver
+            // to the core.
+            let bare = self.raise.is_empty() && self.undelivered.is_none();
+            if !bare || !again(self, exit) {
+                break exit;
+            }
+        };
         self.host.restore();
         // SAFETY: on the same CPU.
         unsafe {
@@ -97,15 +117,13 @@ impl<H: Hal> VmxVcpu<H> {
                 &mut self.switched,
             );
         }
-        if entered {
-            self.after(&current)
-        } else {
-            self.length = 0;
-            Exit::Refused(current.read(ro::VM_INSTRUCTION_ERROR))
+        if !self.raise.is_empty() {
+            self.raise();
         }
+        exit
     }
 
-    /// Writes what the entry needs and the structure does not have yet.
+    /// Writes what the first entry needs and the structure does not have yet, but for registers.
     #[inline(always)]
     fn before(&mut self, current: &Current, cpu: CpuId, root: Pfn) {
         self.host.refresh(current);
@@ -118,15 +136,6 @@ impl<H: Hal> VmxVcpu<H> {
         };
         let pointer = self.machine.ept_pointer(root);
         update(control::EPTP_FULL, &mut written.pointer, pointer);
-        update(guest::RIP, &mut written.rip, self.regs.rip);
-        update(guest::RSP, &mut written.rsp, self.regs.general[Regs::RSP]);
-        let rflags = self.regs.rflags;
-        update(guest::RFLAGS, &mut written.rflags, rflags);
-        update(
-            guest::INTERRUPTIBILITY_STATE,
-            &mut written.blocking,
-            self.blocking,
-        );
         if written.primary != self.primary {
             written.primary = self.primary;
             current.write(
@@ -138,15 +147,36 @@ impl<H: Hal> VmxVcpu<H> {
             self.write_event(current);
         }
         update(guest::DR7, &mut self.written.dr7, self.switched.dr7);
-        if self.blocking & SHADOW != 0 {
-            self.settle_single_step(current);
-        }
         if self.flush || self.ran_on != Some(cpu) {
             self.flush = false;
             self.ran_on = Some(cpu);
             // SAFETY: a control structure is current, hence VMX operation on; `detect` wants this
             // form.
             unsafe { cpu::invept(self.written.pointer) }
+        }
+    }
+
+    /// Writes the registers that entries load and of which the structure has another value.
+    #[inline(always)]
+    fn write_registers(&mut self, current: &Current) {
+        let written = &mut self.written;
+        let update = |field, old: &mut u64, new| {
+            if *old != new {
+                *old = new;
+                current.write(field, new);
+            }
+        };
+        update(guest::RIP, &mut written.rip, self.regs.rip);
+        update(guest::RSP, &mut written.rsp, self.regs.general[Regs::RSP]);
+        let rflags = self.regs.rflags;
+        update(guest::RFLAGS, &mut written.rflags, rflags);
+        update(
+            guest::INTERRUPTIBILITY_STATE,
+            &mut written.blocking,
+            self.blocking,
+        );
+        if self.blocking & SHADOW != 0 {
+            self.settle_single_step(current);
         }
     }
 
@@ -234,11 +264,18 @@ impl<H: Hal> VmxVcpu<H> {
             self.regs.rip = self.regs.rip.wrapping_add(self.length.into());
             self.length = 0;
         }
-        if to_do.contains(ToDo::HOST_NMI) {
+        self.raise = to_do & (ToDo::HOST_NMI | ToDo::HOST_MACHINE_CHECK);
+    }
+
+    /// Hands what the exit took from the host back to it.
+    #[cold]
+    fn raise(&mut self) {
+        let raise = core::mem::take(&mut self.raise);
+        if raise.contains(ToDo::HOST_NMI) {
             // SAFETY: the exit took it, and the host's state is back.
             unsafe { cpu::raise_nmi() }
         }
-        if to_do.contains(ToDo::HOST_MACHINE_CHECK) {
+        if raise.contains(ToDo::HOST_MACHINE_CHECK) {
             // SAFETY: as above.
             unsafe { cpu::raise_machine_check() }
         }
@@ -251,7 +288,8 @@ impl<H: Hal> VmxVcpu<H> {
         let length = current.read(ro::VMEXIT_INSTRUCTION_LEN) as u8;
         let switched = &self.switched;
         self.undelivered = event::decode(vectoring, error, length, |vector| match vector {
-            Exception::PF => switched.cr2,
+            // The guest's is in the CPU still.
+            Exception::PF => cpu::read_cr2(),
             Exception::DB => switched.dr6 & DR6_NEW,
             _ => 0,
         });

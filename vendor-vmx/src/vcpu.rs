@@ -9,6 +9,7 @@ use waterbear_hal::{CpuId, Hal};
 use x86::vmx::vmcs::control::SecondaryControls;
 use x86::vmx::vmcs::{control, guest};
 
+use crate::exit::ToDo;
 use crate::fields::Current;
 use crate::host::Host;
 use crate::machine::Machine;
@@ -91,6 +92,8 @@ pub struct VmxVcpu<H: Hal> {
     pub(crate) undelivered: Option<Event>,
     /// Interruptibility, for the next entry: what holds events off.
     pub(crate) blocking: u64,
+    /// What the last exit took from the host, until it has it back.
+    pub(crate) raise: ToDo,
     /// Of the instruction that left.
     pub(crate) length: u8,
 }
@@ -129,6 +132,7 @@ impl<H: Hal> VmxVcpu<H> {
             efer: Efer::empty(),
             event: None,
             undelivered: None,
+            raise: ToDo::empty(),
             blocking: 0,
             length: 0,
         })

@@ -166,10 +166,15 @@ impl<H: Hal> Vendor for Vmx<H> {
         let _ = unsafe { vcpu.bring(cpu) };
     }
 
-    fn enter(&self, vcpu: &mut VmxVcpu<H>, root: Pfn) -> Exit {
+    fn enter(
+        &self,
+        vcpu: &mut VmxVcpu<H>,
+        root: Pfn,
+        again: impl FnMut(&mut VmxVcpu<H>, Exit) -> bool,
+    ) -> Exit {
         let pinned = Pinned::new(&self.hal);
         // SAFETY: pinned, and the core has turned interrupts off.
-        unsafe { vcpu.run(pinned.cpu(), root) }
+        unsafe { vcpu.run(pinned.cpu(), root, again) }
     }
 
     fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {

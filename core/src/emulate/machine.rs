@@ -52,7 +52,7 @@ pub enum Access {
 /// The CPU and the memory of an emulated instruction.
 ///
 /// Addresses are linear, behind segmentation; paging and what lies behind it are the machine's. An
-/// operand has 1 to 16 bytes and may cross a page: [`pieces`](super::pieces) says where. One that
+/// operand has 1 to 16 bytes and may cross a page: [`pieces`](super::pieces()) says where. One that
 /// crosses is read or written as a whole or not at all.
 ///
 /// # What can be relied on

@@ -110,6 +110,12 @@ impl<H: Hal> Memslots<H> {
         SlotsRead(self.sets.read())
     }
 
+    /// Opens a read section if that needs no wait. Interrupts may be off until
+    /// it is closed.
+    pub fn try_read(&self) -> Option<SlotsRead<'_, H>> {
+        self.sets.try_read().map(SlotsRead)
+    }
+
     /// Takes `slots_lock`: until the guard is dropped no slot changes. May
     /// sleep; not inside a read section.
     pub fn lock(&self) -> SlotsGuard<'_, H> {

@@ -2,13 +2,14 @@
 use waterbear_hal::{Gpa, Hal};
 
 use super::control::{Done, GP};
+use super::cpuid::Asked;
 use super::debug::DR6_BS;
 use super::emulation::Hint;
 use super::leave::Leave;
 use super::msr::By;
 use super::{GuestCpu, Pending};
 use crate::Error;
-use crate::arch::{Cr4, Event, Exception, Rflags, Shadow};
+use crate::arch::{Event, Exception, Rflags, Shadow};
 use crate::exit::Exit;
 use crate::regs::Regs;
 use crate::tdp::fast::Access;
@@ -120,7 +121,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let mut leave = None;
         let done = match exit {
             Exit::Cpuid => {
-                self.execute_cpuid(vendor);
+                let asked = Asked {
+                    table: &self.cpuid,
+                    features: &self.features,
+                    apic_base: self.kept.apic_base,
+                };
+                asked.execute(vendor, self.runner.state());
                 Ok(())
             }
             Exit::ReadMsr => self.execute_rdmsr(vendor),
@@ -176,56 +182,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match vendor.cpl(self.runner.state()) {
             0 => Ok(()),
             _ => Err(GP),
-        }
-    }
-
-    #[inline]
-    fn execute_cpuid(&mut self, vendor: &V) {
-        let state = self.runner.state();
-        let regs = vendor.regs(state);
-        let (function, index) = (regs.eax(), regs.ecx());
-        let mut answer = self.cpuid.ask(function, index);
-        if matches!(function, 1 | 7 | 0xd) {
-            self.amend(vendor, function, index, &mut answer);
-        }
-        let regs = vendor.regs(self.runner.state());
-        for (register, value) in [Regs::RAX, Regs::RBX, Regs::RCX, Regs::RDX]
-            .into_iter()
-            .zip(answer)
-        {
-            if let Some(register) = regs.general.get_mut(register) {
-                *register = value.into();
-            }
-        }
-    }
-
-    /// The bits of an answer that follow other registers.
-    fn amend(&mut self, vendor: &V, function: u32, index: u32, answer: &mut [u32; 4]) {
-        const OSXSAVE: u32 = 1 << 27;
-        const OSPKE: u32 = 1 << 4;
-        const APIC: u32 = 1 << 9;
-        const APIC_ENABLED: u64 = 1 << 11;
-        let [_, b, c, d] = answer;
-        let follow = |word: &mut u32, bit: u32, on: bool| {
-            *word = if on { *word | bit } else { *word & !bit };
-        };
-        match (function, index) {
-            (1, _) => {
-                follow(c, OSXSAVE, self.cr4(vendor).contains(Cr4::OSXSAVE));
-                if self.kept.apic_base & APIC_ENABLED == 0 {
-                    *d &= !APIC;
-                }
-            }
-            (7, 0) => follow(c, OSPKE, self.cr4(vendor).contains(Cr4::PKE)),
-            (0xd, 0 | 1) if self.features.xcr0 != 0 => {
-                let switched = vendor.switched(self.runner.state());
-                let (xcr0, xss) = (switched.xcr0, switched.xss);
-                *b = match index {
-                    0 => self.cpuid.xsave_size(xcr0, false),
-                    _ => self.cpuid.xsave_size(xcr0 | xss, true),
-                };
-            }
-            _ => {}
         }
     }
 

@@ -36,6 +36,7 @@
 //! |---|---|
 //! | [`leave`] | why a vCPU came back to its owner |
 //! | `exit` | what is done about each exit |
+//! | `quick` | the same for those that need nothing but registers |
 //! | [`cpuid`] | CPUID, and what it says about the rest of the CPU |
 //! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
@@ -60,6 +61,7 @@ mod memory;
 mod moves;
 pub mod msr;
 mod mtrr;
+mod quick;
 
 use waterbear_hal::Hal;
 
@@ -69,11 +71,12 @@ use crate::mem::{Box, array};
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
 use crate::vm::{VcpuMmu, Vm};
-use cpuid::{CpuidEntry, Features, HostCpuid, Table};
+use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
+use quick::Inside;
 
 /// Bytes that an owner and a guest can exchange at a time.
 pub const DATA: usize = 4096;
@@ -249,15 +252,19 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             {
                 return Ok(leave);
             }
-            let mmu = &mut self.mmu;
-            let exit = self.runner.attempt(
-                &self.hal,
-                vcpu,
+            let mut inside = Inside {
+                vm,
                 vendor,
-                || Ok(vm.load_root(mmu)?.pfn()),
-                // An event's sender has queued it before, and this thread queues its own.
-                |_request, _state| Ok(()),
-            );
+                mmu: &mut self.mmu,
+                asked: Asked {
+                    table: &self.cpuid,
+                    features: &self.features,
+                    apic_base: self.kept.apic_base,
+                },
+                // What waits is looked at before each entry.
+                quick: self.events.idle() && !self.asked,
+            };
+            let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
             // Also when the guest was not entered: nothing stays with the vendor.
             if let Some(event) = vendor.take_undelivered(self.runner.state()) {
                 self.take_back(vendor, event);

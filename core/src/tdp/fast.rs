@@ -27,6 +27,9 @@ pub struct Access {
     /// It is a page walk of the guest's own: with accessed and dirty bits on,
     /// hardware treats those as writes.
     pub guest_walk: bool,
+    /// Hardware says that nothing was mapped there at all: then the fast path has nothing to give
+    /// back. A hint; `false` where hardware does not tell.
+    pub absent: bool,
 }
 
 impl<H: Hal> Mmu<H> {

@@ -128,6 +128,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     }
 
     /// Settles everything. Ends every operation.
+    #[inline(always)]
     pub(super) fn finish(mut self) {
         self.settle();
         for (total, mapped) in self.mmu.mapped.iter().zip(&mut self.mapped) {

@@ -10,7 +10,7 @@ use super::invalidate::Snapshot;
 use super::root::Root;
 use super::table::{Entry, Table};
 use super::{DirtyTracking, Mmu};
-use crate::spte::{Kind, LeafRights};
+use crate::spte::{EntryFormat, Kind, LeafRights, Spte};
 
 /// What a fault wants.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +30,15 @@ pub struct Goal {
 }
 
 impl Goal {
+    /// The leaf.
+    #[inline(always)]
+    pub(super) fn leaf(&self, format: &EntryFormat) -> Spte {
+        let pfn = self.pfn.align_down(self.level);
+        format.leaf(pfn, self.level, self.rights)
+    }
+
     /// The frames that the leaf covers.
-    fn frames(&self) -> Range<Gfn> {
+    pub(super) fn frames(&self) -> Range<Gfn> {
         let start = self.gfn.align_down(self.level);
         start..start.add(self.level.pages())
     }
@@ -161,8 +168,8 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// The leaf itself.
     fn put_leaf(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
         let format = &self.mmu.space.format;
-        let pfn = goal.pfn.align_down(goal.level);
-        let new = format.leaf(pfn, goal.level, goal.rights);
+        let new = goal.leaf(format);
+        let pfn = format.pfn(new);
         match entry.kind() {
             Kind::Frozen => return Ok(Mapped::Retry),
             Kind::Empty | Kind::Mmio | Kind::Table => {
@@ -194,7 +201,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
 
     /// A page that became writable may be written from now on without another
     /// fault. Where dirty bits are scanned for, the entry itself is the mark.
-    fn mark_written(&self, goal: &Goal) {
+    pub(super) fn mark_written(&self, goal: &Goal) {
         if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
             self.log.mark(goal.gfn, Level::L1);
         }

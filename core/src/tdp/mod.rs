@@ -12,6 +12,7 @@
 //! | [`root`] | root tables: shared, invalidated, replaced |
 //! | [`walk`] | long walks under the lock, in sections |
 //! | [`map`] | a fault installs a mapping, in parallel with others |
+//! | [`quick`] | the same, where nobody has to wait |
 //! | [`fast`] | the lockless fast path |
 //! | [`zap`] | removing mappings |
 //! | [`dirty`] | write protection and the dirty log |
@@ -37,6 +38,7 @@ pub mod invalidate;
 pub mod iter;
 pub mod map;
 pub mod mmio;
+pub mod quick;
 pub mod root;
 pub mod split;
 pub mod table;

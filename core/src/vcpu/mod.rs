@@ -9,7 +9,7 @@ pub mod run;
 pub mod set;
 
 pub use mode::Mode;
-pub use run::Runner;
+pub use run::{Owner, Runner};
 pub use set::{MAX_VCPUS, Vcpus};
 
 use waterbear_hal::sync::atomic::{AtomicU32, Ordering};
@@ -152,6 +152,13 @@ impl<H: Hal> Vcpu<H> {
         }
     }
 
+    /// Whether a vCPU that is in guest mode is wanted outside.
+    pub(crate) fn is_wanted(&self) -> bool {
+        // A sender that only wants the vCPU outside sets no bit; its mark on
+        // the mode is enough to turn back.
+        self.requests.any() || self.mode() == Mode::ExitingGuest
+    }
+
     /// Takes the pending requests up, each through `handle`, which may sleep.
     /// The vCPU's thread calls it before it enters the guest.
     ///
@@ -231,9 +238,7 @@ impl<H: Hal> Loaded<'_, H> {
     pub fn enter<R>(&self, guest: impl FnOnce(&IrqOff<'_, H>) -> R) -> Option<R> {
         let irq_off = IrqOff::new(&self.vcpu.hal);
         let in_guest = self.vcpu.mode.begin(Mode::InGuest);
-        // A sender that only wants the vCPU outside sets no bit; its mark on
-        // the mode is enough to turn back.
-        let result = if self.vcpu.requests.any() || self.vcpu.mode() == Mode::ExitingGuest {
+        let result = if self.vcpu.is_wanted() {
             None
         } else {
             Some(guest(&irq_off))

@@ -7,6 +7,33 @@ use crate::exit::Exit;
 use crate::request::Request;
 use crate::vendor::Vendor;
 
+/// What a vCPU's thread does in an attempt, beside the attempt itself.
+pub trait Owner<V: Vendor> {
+    /// Gets a root that is valid now. Should it become obsolete before the
+    /// guest runs, the request that says so keeps the vCPU from entering. May
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// Its own; the attempt ends with it.
+    fn reload(&mut self) -> Result<Pfn, Error>;
+
+    /// Takes up a request that is not the core's own. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// Its own; the attempt ends with it, and the request stays pending.
+    fn handle(&mut self, _request: Request, _state: &mut V::Vcpu) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Deals with an exit before the guest's state is out of the CPU, as
+    /// [`Vendor::enter`] says, and the guest goes on; says whether it has.
+    fn finish(&mut self, _state: &mut V::Vcpu, _exit: Exit) -> bool {
+        false
+    }
+}
+
 /// What the vCPU's thread keeps from one attempt to the next.
 pub struct Runner<V: Vendor> {
     state: V::Vcpu,
@@ -25,24 +52,19 @@ impl<V: Vendor> Runner<V> {
     }
 
     /// Takes the pending requests up and enters the guest, unless another
-    /// request came in between, a signal waits or another thread wants the CPU. Says why the guest was left, if it was entered. May sleep
-    /// before it enters; not loaded, interrupts on.
-    ///
-    /// `reload` gets a root that is valid now; should it become obsolete
-    /// before the guest runs, the request that says so keeps the vCPU from
-    /// entering. `handle` takes up the requests that are not the core's own.
+    /// request came in between, a signal waits or another thread wants the
+    /// CPU. Says why the guest was left, if it was entered and `owner` has not
+    /// dealt with that. May sleep before it enters; not loaded, interrupts on.
     ///
     /// # Errors
     ///
-    /// [`Error::Dead`] when the VM is dead; any error of `reload` or `handle`,
-    /// and their request is pending still.
+    /// [`Error::Dead`] when the VM is dead; any error of `owner`.
     pub fn attempt<H: Hal>(
         &mut self,
         hal: &H,
         vcpu: &Vcpu<H>,
         vendor: &V,
-        mut reload: impl FnMut() -> Result<Pfn, Error>,
-        mut handle: impl FnMut(Request, &mut V::Vcpu) -> Result<(), Error>,
+        owner: &mut impl Owner<V>,
     ) -> Result<Option<Exit>, Error> {
         let Self { state, root } = self;
         vcpu.check_requests(|request| match request {
@@ -56,12 +78,12 @@ impl<V: Vendor> Runner<V> {
             }
             // It is not blocked.
             Request::UNBLOCK => Ok(()),
-            _ => handle(request, state),
+            _ => owner.handle(request, state),
         })?;
         let root = match *root {
             Some(root) => root,
             None => {
-                let new = reload()?;
+                let new = owner.reload()?;
                 // The frame may have been a root before, of this VM or of
                 // another, and its translations may still be in the TLB.
                 vendor.flush_tlb(state);
@@ -70,17 +92,27 @@ impl<V: Vendor> Runner<V> {
         };
         let pinned = Pinned::new(hal);
         vendor.prepare(state, pinned.cpu());
-        Ok(vcpu
-            .load(&pinned)
-            .enter(|_irq_off| {
-                // With interrupts on it would be too early: the interrupt that tells of either
-                // would come and go before the guest runs.
-                let held_up = hal.signal_pending() || hal.should_yield();
-                (!held_up).then(|| {
-                    hal.refresh_guest_fpu();
-                    vendor.enter(state, root)
-                })
-            })
-            .flatten())
+        let mut left = None;
+        vcpu.load(&pinned).enter(|_irq_off| {
+            // With interrupts on it would be too early: the interrupt that tells of either
+            // would come and go before the guest runs.
+            let held_up = || hal.signal_pending() || hal.should_yield();
+            if held_up() {
+                return;
+            }
+            hal.refresh_guest_fpu();
+            let mut finished = false;
+            let exit = vendor.enter(state, root, |state, exit| {
+                finished = owner.finish(state, exit);
+                // The mode has been `InGuest` all the time, so whoever made a request since the
+                // last look interrupts this CPU, and the next entry ends as it begins (KR-1). This
+                // look only makes it sooner.
+                finished && !vcpu.is_wanted() && !held_up()
+            });
+            if !finished {
+                left = Some(exit);
+            }
+        });
+        Ok(left)
     }
 }

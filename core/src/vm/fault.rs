@@ -140,15 +140,52 @@ impl<H: Hal> Vm<H> {
                 Outcome::Mmio
             });
         }
-        if self
-            .mmu
-            .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
-            == FastFault::Fixed
+        if !access.absent
+            && self
+                .mmu
+                .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
+                == FastFault::Fixed
         {
             return Ok(Outcome::Resume);
         }
         self.map(cache, root, slot, gfn, access, tracked)?;
         Ok(Outcome::Resume)
+    }
+
+    /// As [`handle_fault`](Vm::handle_fault), where the page is there and nobody has to be waited
+    /// for; says whether the access works now. Does not sleep; interrupts may be off, and the vCPU
+    /// may be in guest mode.
+    pub fn quick_fault(&self, vcpu: &VcpuMmu<H>, gpa: Gpa, access: Access) -> bool {
+        let gfn = gpa.gfn();
+        let Some(root) = &vcpu.root else {
+            return false;
+        };
+        let Some(slots) = self.memslots.try_read() else {
+            return false;
+        };
+        let Some(slot) = slots.set(vcpu.space).by_gfn(gfn) else {
+            return false;
+        };
+        let tracked = is_tracked(slot, gfn);
+        if slot.invalid || (access.write && (tracked || slot.read_only())) {
+            return false;
+        }
+        if !access.absent {
+            return self
+                .mmu
+                .fast_fault(root, gfn, access, &**slot, slot.logs_dirty())
+                == FastFault::Fixed;
+        }
+        let snapshot = self.mmu.snapshot();
+        let Some(page) = slot
+            .hva_of(gfn)
+            .and_then(|hva| self.hal.resolve_now(&self.user, hva, access.write))
+        else {
+            return false;
+        };
+        let decide = || self.goal(slot, gfn, &page, access, tracked);
+        self.mmu
+            .try_install((&self.vcpus, &**slot), root, snapshot, decide)
     }
 
     /// Handles an exit that hardware takes on an MMIO entry. May sleep.
@@ -214,22 +251,7 @@ impl<H: Hal> Vm<H> {
         let snapshot = self.mmu.snapshot();
         let hva = slot.hva_of(gfn).ok_or(Error::Fault)?;
         let page = self.hal.resolve(&self.user, hva, access.write)?;
-        let decide = || {
-            let tracked = if removed(Part::TrackRecheck) {
-                tracked
-            } else {
-                // The counts change under the write lock only (PT-4).
-                is_tracked(slot, gfn)
-            };
-            Goal {
-                gfn,
-                pfn: page.pfn,
-                level: self.level(slot, gfn, &page),
-                rights: self.rights(slot, &page, access, tracked),
-                write: access.write,
-                exec: access.exec,
-            }
-        };
+        let decide = || self.goal(slot, gfn, &page, access, tracked);
         let sinks = (&self.vcpus, slot);
         let (mapped, level) = self.mmu.install(sinks, root, cache, snapshot, decide);
         // Without notifications the mapping owns the reference.
@@ -240,6 +262,32 @@ impl<H: Hal> Vm<H> {
             self.hal.release(page.pfn, dirty);
         }
         Ok((mapped, level))
+    }
+
+    /// What is to be installed. Under the lock.
+    #[inline(always)]
+    fn goal(
+        &self,
+        slot: &Slot<H>,
+        gfn: Gfn,
+        page: &HostPage,
+        access: Access,
+        tracked: bool,
+    ) -> Goal {
+        let tracked = if removed(Part::TrackRecheck) {
+            tracked
+        } else {
+            // The counts change under the write lock only (PT-4).
+            is_tracked(slot, gfn)
+        };
+        Goal {
+            gfn,
+            pfn: page.pfn,
+            level: self.level(slot, gfn, page),
+            rights: self.rights(slot, page, access, tracked),
+            write: access.write,
+            exec: access.exec,
+        }
     }
 
     /// The largest level at which the page may be mapped (TDP-12). Under the

@@ -104,6 +104,15 @@ unsafe impl RawRwLock for RwLock {
         took(self.alive.machine(), self.id, self.class, false);
     }
 
+    fn try_read(&self) -> bool {
+        // Who does not wait needs no order and no interrupts.
+        let taken = self.raw.try_read();
+        if taken {
+            took(self.alive.machine(), self.id, self.class, false);
+        }
+        taken
+    }
+
     #[track_caller]
     unsafe fn unlock_read(&self) {
         if sys::model_failed() {

@@ -75,7 +75,7 @@ impl Shared {
         self.state.load(Ordering::Relaxed) == 0
     }
 
-    fn try_read(&self) -> bool {
+    pub(crate) fn try_read(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         state & WRITER == 0
             && self.writers_waiting.load(Ordering::Relaxed) == 0

@@ -116,6 +116,17 @@ impl Shared {
         self.readers.keep(guard);
     }
 
+    pub(crate) fn try_read(&self) -> bool {
+        let Ok(guard) = self.lock.try_read() else {
+            return false;
+        };
+        // SAFETY: the guard is dropped before the lock, which does not move.
+        let guard =
+            unsafe { transmute::<RwLockReadGuard<'_, ()>, RwLockReadGuard<'static, ()>>(guard) };
+        self.readers.keep(guard);
+        true
+    }
+
     pub(crate) fn unlock_read(&self) {
         self.readers.drop_mine();
     }

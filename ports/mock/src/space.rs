@@ -186,6 +186,12 @@ impl Inner {
         book(&self.fail_next).take()
     }
 
+    /// Whether a test wants to fail or see the next look-up.
+    pub(crate) fn is_watched(&self) -> bool {
+        let hooked = |hook: &Mutex<Option<Hook>>| book(hook).is_some();
+        book(&self.fail_next).is_some() || hooked(&self.before) || hooked(&self.after)
+    }
+
     pub(crate) fn run_before(&self, hva: Hva) {
         run(&self.before, hva);
     }

@@ -74,6 +74,25 @@ impl Srcu {
         Some(number)
     }
 
+    #[track_caller]
+    fn check_nesting(&self) {
+        let machine = self.alive.machine();
+        if machine.checking && machine.thread().srcu.borrow().contains(&self.id()) {
+            broken!("sleepable read sections do not nest");
+        }
+    }
+
+    /// The rest of opening a section.
+    fn opened(&self) {
+        // Pairs with `synchronize`: a section that it does not wait for sees
+        // what was written before it.
+        self.begun.fetch_add(0, Ordering::Acquire);
+        let machine = self.alive.machine();
+        if machine.checking {
+            machine.thread().srcu.borrow_mut().push(self.id());
+        }
+    }
+
     fn still_open(&self, upto: usize) -> bool {
         book(&self.book).open.iter().any(|&number| number <= upto)
     }
@@ -82,11 +101,8 @@ impl Srcu {
 impl waterbear_hal::Srcu for Srcu {
     #[track_caller]
     fn lock(&self) -> usize {
-        let machine = self.alive.machine();
-        machine.may_sleep("a sleepable read section");
-        if machine.checking && machine.thread().srcu.borrow().contains(&self.id()) {
-            broken!("sleepable read sections do not nest");
-        }
+        self.alive.machine().may_sleep("a sleepable read section");
+        self.check_nesting();
         let number = match self.try_open(false) {
             Some(number) => number,
             None => {
@@ -99,11 +115,18 @@ impl waterbear_hal::Srcu for Srcu {
                 }
             }
         };
-        // Pairs with `synchronize`: a section that it does not wait for sees
-        // what was written before it.
-        self.begun.fetch_add(0, Ordering::Acquire);
-        if machine.checking {
-            machine.thread().srcu.borrow_mut().push(self.id());
+        self.opened();
+        number
+    }
+
+    #[track_caller]
+    fn try_lock(&self) -> Option<usize> {
+        self.check_nesting();
+        let number = self.try_open(false);
+        match number {
+            Some(_) => self.opened(),
+            // Nobody waits after all.
+            None => book(&self.book).readers_waiting -= 1,
         }
         number
     }

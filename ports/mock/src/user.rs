@@ -35,6 +35,22 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
     }
 
     #[track_caller]
+    fn resolve_now(&self, space: &Space, hva: Hva, write: bool) -> Option<HostPage> {
+        let found = space.inner.find(hva)?;
+        // What a test does in a look-up may sleep.
+        if !NOTIFIER || space.inner.is_watched() || found.poisoned || (write && !found.writable) {
+            return None;
+        }
+        self.0.pages.reference(found.pfn);
+        self.0.pages.release(found.pfn, found.writable);
+        Some(HostPage {
+            pfn: found.pfn,
+            writable: found.writable,
+            level: found.level,
+        })
+    }
+
+    #[track_caller]
     fn release(&self, pfn: Pfn, dirty: bool) {
         self.0.needs_irqs_on("release");
         self.0.pages.release(pfn, dirty);

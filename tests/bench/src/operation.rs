@@ -35,6 +35,7 @@ const WRITE: Access = Access {
     write: true,
     exec: false,
     guest_walk: false,
+    absent: false,
 };
 
 impl Operation {

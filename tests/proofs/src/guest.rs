@@ -4,9 +4,9 @@ use waterbear_core::exit::Exit;
 use waterbear_core::memslot::SpaceId;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
-use waterbear_core::vcpu::{Runner, Vcpu};
+use waterbear_core::vcpu::{Owner, Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
-use waterbear_core::vm::{Outcome, VcpuMmu};
+use waterbear_core::vm::{Outcome, VcpuMmu, Vm};
 use waterbear_hal::{CpuId, Gfn, Pfn};
 use waterbear_mock::Mock;
 use waterbear_mock::hw::{Access, FaultKind, Format, Tlb, Walker};
@@ -49,6 +49,62 @@ impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
     fn disable_cpu(&self, _cpu: CpuId) {}
 }
 
+/// The thread of the vCPU.
+struct Thread<'a, const NOTIFIER: bool> {
+    vm: &'a Vm<Mock<NOTIFIER>>,
+    mmu: &'a mut VcpuMmu<Mock<NOTIFIER>>,
+    /// How many exits there were.
+    exits: &'a mut u64,
+}
+
+impl<const NOTIFIER: bool> Owner<OneAccess<NOTIFIER>> for Thread<'_, NOTIFIER> {
+    fn reload(&mut self) -> Result<Pfn, Error> {
+        Ok(self.vm.load_root(self.mmu)?.pfn())
+    }
+
+    fn finish(&mut self, _state: &mut State, exit: Exit) -> bool {
+        let finished = matches!(
+            exit,
+            Exit::Fault { gpa, access } if self.vm.quick_fault(self.mmu, gpa, access)
+        );
+        *self.exits += u64::from(finished);
+        finished
+    }
+}
+
+impl<const NOTIFIER: bool> OneAccess<NOTIFIER> {
+    /// One entry.
+    fn once(&self, vcpu: &mut State, root: Pfn) -> Exit {
+        let gpa = vcpu.gfn.gpa();
+        let access = |absent| Wanted {
+            write: vcpu.wanted.write,
+            exec: vcpu.wanted.exec,
+            guest_walk: vcpu.guest_walk,
+            absent,
+        };
+        match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
+            Ok(pfn) => {
+                // Panics if the host has the page back.
+                if vcpu.wanted.write {
+                    self.host.data_write(pfn);
+                } else {
+                    self.host.data_read(pfn);
+                }
+                vcpu.page = Some(pfn);
+                Exit::Halt
+            }
+            Err(fault) if fault.kind == FaultKind::Broken => Exit::Mmio {
+                gpa,
+                access: access(false),
+            },
+            Err(fault) => Exit::Fault {
+                gpa,
+                access: access(fault.kind == FaultKind::NotPresent),
+            },
+        }
+    }
+}
+
 impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
     type Vcpu = State;
 
@@ -62,26 +118,17 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
         })
     }
 
-    fn enter(&self, vcpu: &mut State, root: Pfn) -> Exit {
-        let gpa = vcpu.gfn.gpa();
-        let access = Wanted {
-            write: vcpu.wanted.write,
-            exec: vcpu.wanted.exec,
-            guest_walk: vcpu.guest_walk,
-        };
-        match vcpu.tlb.access(&self.host, root, gpa, vcpu.wanted) {
-            Ok(pfn) => {
-                // Panics if the host has the page back.
-                if vcpu.wanted.write {
-                    self.host.data_write(pfn);
-                } else {
-                    self.host.data_read(pfn);
-                }
-                vcpu.page = Some(pfn);
-                Exit::Halt
+    fn enter(
+        &self,
+        vcpu: &mut State,
+        root: Pfn,
+        mut again: impl FnMut(&mut State, Exit) -> bool,
+    ) -> Exit {
+        loop {
+            let exit = self.once(vcpu, root);
+            if !again(vcpu, exit) {
+                return exit;
             }
-            Err(fault) if fault.kind == FaultKind::Broken => Exit::Mmio { gpa, access },
-            Err(_) => Exit::Fault { gpa, access },
         }
     }
 
@@ -177,17 +224,13 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
             vcpu,
             runner,
             mmu,
+            exits,
             ..
         } = self;
         let state = runner.state();
         (state.gfn, state.wanted) = (Gfn(gfn), wanted);
-        let exit = runner.attempt(
-            &rig.host,
-            vcpu,
-            vendor,
-            || Ok(rig.vm.load_root(mmu)?.pfn()),
-            |_request, _state| Ok(()),
-        )?;
+        let vm = &rig.vm;
+        let exit = runner.attempt(&rig.host, vcpu, vendor, &mut Thread { vm, mmu, exits })?;
         let outcome = match exit {
             Some(Exit::Mmio { gpa, access }) => rig.vm.handle_mmio(mmu, gpa, access)?,
             Some(Exit::Fault { gpa, access }) => rig.vm.handle_fault(mmu, gpa, access)?,

@@ -175,6 +175,32 @@ impl Hardware for ScriptedVendor {
     fn disable_cpu(&self, _: CpuId) {}
 }
 
+impl ScriptedVendor {
+    /// One entry.
+    fn enter_once(&self, vcpu: &mut ScriptedVcpu) -> Exit {
+        assert!(!self.host.irq_disable(), "entered with interrupts on");
+        assert!(self.host.has_guest_fpu(), "entered with the host's FPU");
+        assert_eq!(vcpu.undelivered, None, "an event was left behind");
+        vcpu.entries += 1;
+        vcpu.begun = None;
+        let step = vcpu.script.pop_front();
+        let step = step.expect("the guest runs, and its script is over");
+        let event = vcpu.injected.take();
+        vcpu.shadow &= Shadow::NMI;
+        if event == Some(Event::Nmi) {
+            vcpu.shadow |= Shadow::NMI;
+        }
+        match event {
+            Some(event) if step.cut_short => vcpu.undelivered = Some(event),
+            Some(event) => vcpu.delivered.push(event),
+            None => {}
+        }
+        (step.deed)(vcpu);
+        vcpu.length = step.length;
+        step.exit
+    }
+}
+
 impl Vendor for ScriptedVendor {
     type Vcpu = ScriptedVcpu;
 
@@ -211,27 +237,18 @@ impl Vendor for ScriptedVendor {
         })
     }
 
-    fn enter(&self, vcpu: &mut ScriptedVcpu, _root: Pfn) -> Exit {
-        assert!(!self.host.irq_disable(), "entered with interrupts on");
-        assert!(self.host.has_guest_fpu(), "entered with the host's FPU");
-        assert_eq!(vcpu.undelivered, None, "an event was left behind");
-        vcpu.entries += 1;
-        vcpu.begun = None;
-        let step = vcpu.script.pop_front();
-        let step = step.expect("the guest runs, and its script is over");
-        let event = vcpu.injected.take();
-        vcpu.shadow &= Shadow::NMI;
-        if event == Some(Event::Nmi) {
-            vcpu.shadow |= Shadow::NMI;
+    fn enter(
+        &self,
+        vcpu: &mut ScriptedVcpu,
+        _root: Pfn,
+        mut again: impl FnMut(&mut ScriptedVcpu, Exit) -> bool,
+    ) -> Exit {
+        loop {
+            let exit = self.enter_once(vcpu);
+            if !again(vcpu, exit) {
+                return exit;
+            }
         }
-        match event {
-            Some(event) if step.cut_short => vcpu.undelivered = Some(event),
-            Some(event) => vcpu.delivered.push(event),
-            None => {}
-        }
-        (step.deed)(vcpu);
-        vcpu.length = step.length;
-        step.exit
     }
 
     fn flush_tlb(&self, vcpu: &mut ScriptedVcpu) {

@@ -40,7 +40,7 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
                 names.join(", ")
             )
         })?;
-    let image = Image::build(&Workspace::find()?, &format!("only={program}"))?;
+    let image = Image::build(&Workspace::find()?, &format!("only={program}"), "release")?;
     let text = image.run(machine, |line| println!("  | {line}"))?;
     let passed = format!("PASS {program}");
     Ok(if text.lines().any(|line| line == passed) {

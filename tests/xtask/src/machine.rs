@@ -117,8 +117,8 @@ pub struct Image {
 impl Image {
     /// Installs what is missing, builds the bare port and makes the image.
     /// `options` is the kernel's command line: `only=NAME` runs one guest program, `bench=1`
-    /// measures.
-    pub fn build(workspace: &Workspace, options: &str) -> Outcome<Self> {
+    /// measures. `profile` is one of the workspace's.
+    pub fn build(workspace: &Workspace, options: &str, profile: &str) -> Outcome<Self> {
         need::tool("qemu-system-x86_64", "qemu-system-x86")?;
         need::tool("bochs", "bochs")?;
         for (file, package) in [
@@ -136,13 +136,18 @@ impl Image {
         need::tool("xorriso", "xorriso")?;
         need::tool("mformat", "mtools")?;
         need::rust_part("target", "x86_64-unknown-none")?;
-        let build = "build --release --package waterbear-bare --target x86_64-unknown-none";
-        if !process::shown(&mut workspace.cargo(build))? {
+        let build = format!(
+            "build --profile {profile} --package waterbear-bare --target x86_64-unknown-none"
+        );
+        if !process::shown(&mut workspace.cargo(&build))? {
             return Err("the bare port does not build; the messages are above".to_owned());
         }
         let target = workspace.target();
         let image = Self {
-            kernel: target.join("x86_64-unknown-none/release/waterbear-bare"),
+            kernel: target
+                .join("x86_64-unknown-none")
+                .join(profile)
+                .join("waterbear-bare"),
             work: target.join("bare"),
             options: options.to_owned(),
         };

@@ -56,11 +56,18 @@ fn an_ept_violation_says_what_the_guest_did() {
         write,
         exec,
         guest_walk,
+        absent: true,
     };
     assert_eq!(fault(1 | 1 << 7 | 1 << 8), access(false, false, false));
     assert_eq!(fault(2 | 1 << 7 | 1 << 8), access(true, false, false));
     assert_eq!(fault(4 | 1 << 7 | 1 << 8), access(false, true, false));
     assert_eq!(fault(3 | 1 << 7), access(true, false, true));
+    // An entry that can be read, and no more, is there.
+    let denied = Access {
+        absent: false,
+        ..access(true, false, false)
+    };
+    assert_eq!(fault(2 | 1 << 3 | 1 << 7 | 1 << 8), denied);
     // Without a linear address it is no walk: the page-directory pointers of PAE mode.
     assert_eq!(fault(1), access(false, false, false));
 }

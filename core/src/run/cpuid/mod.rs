@@ -3,6 +3,7 @@
 //! Source: Intel SDM volume 2, "CPUID—CPU Identification"; AMD APM volume 3, "Obtaining Processor
 //! Information Via the CPUID Instruction"; for the table's rules "The Definitive KVM API
 //! Documentation", KVM_SET_CPUID2.
+mod execute;
 pub mod features;
 pub mod supported;
 
@@ -11,6 +12,7 @@ use waterbear_hal::Hal;
 use crate::Error;
 use crate::mem::{Heap, Vec};
 
+pub(super) use execute::Asked;
 pub use features::Features;
 pub use supported::{HostCpuid, supported};
 

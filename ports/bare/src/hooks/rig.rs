@@ -10,7 +10,7 @@ use waterbear_core::exit::Exit;
 use waterbear_core::memslot::Region;
 use waterbear_core::regs::Regs;
 use waterbear_core::tdp::DirtyTracking;
-use waterbear_core::vcpu::Runner;
+use waterbear_core::vcpu::{Owner, Runner};
 use waterbear_core::vendor::Vendor;
 use waterbear_core::vm::{Outcome, VcpuMmu, Vm};
 use waterbear_hal::addr::PAGE_SIZE;
@@ -61,6 +61,18 @@ pub struct Rig<'a, V: Vendor> {
     pub again: usize,
     /// Asked for before every entry: the windows for an interrupt and for an NMI.
     pub windows: (bool, bool),
+}
+
+/// The thread of the vCPU. Every exit goes to the test.
+struct Thread<'a> {
+    vm: &'a Vm<Bare>,
+    mmu: &'a mut VcpuMmu<Bare>,
+}
+
+impl<V: Vendor> Owner<V> for Thread<'_> {
+    fn reload(&mut self) -> Result<Pfn, Error> {
+        Ok(self.vm.load_root(self.mmu)?.pfn())
+    }
 }
 
 impl<'a, V: Vendor> Rig<'a, V> {
@@ -140,13 +152,7 @@ impl<'a, V: Vendor> Rig<'a, V> {
             let (vm, mmu) = (&self.vm, &mut self.mmu);
             let exit = self
                 .runner
-                .attempt(
-                    &Bare,
-                    vcpu,
-                    self.vendor,
-                    || Ok(vm.load_root(mmu)?.pfn()),
-                    |_, _| Ok(()),
-                )
+                .attempt(&Bare, vcpu, self.vendor, &mut Thread { vm, mmu })
                 .map_err(|_| "the vCPU does not run")?;
             let Some(exit) = exit else { continue };
             match exit {

@@ -77,6 +77,10 @@ unsafe impl RawRwLock for SpinLock {
         }
     }
 
+    fn try_read(&self) -> bool {
+        Self::try_read(self)
+    }
+
     unsafe fn unlock_read(&self) {
         self.state.fetch_sub(1, Ordering::Release);
     }

@@ -28,6 +28,10 @@ impl User for Bare {
         })
     }
 
+    fn resolve_now(&self, space: &(), hva: Hva, write: bool) -> Option<HostPage> {
+        self.resolve(space, hva, write).ok()
+    }
+
     fn release(&self, _pfn: Pfn, _dirty: bool) {}
 
     fn read(&self, _space: &(), hva: Hva, buf: &mut [u8]) -> Result<(), ResolveError> {

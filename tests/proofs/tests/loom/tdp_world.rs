@@ -32,6 +32,7 @@ pub const WRITE: Wanted = Wanted {
     write: true,
     exec: false,
     guest_walk: false,
+    absent: false,
 };
 
 /// What a fault is for and what it gives.

@@ -30,6 +30,7 @@ const WRITE: Access = Access {
     write: true,
     exec: false,
     guest_walk: false,
+    absent: false,
 };
 
 /// A value that is forgotten when its model has failed: the checker takes no

@@ -13,6 +13,7 @@ const READ: Wanted = Wanted {
     write: false,
     exec: false,
     guest_walk: false,
+    absent: false,
 };
 const WRITE: Wanted = Wanted {
     write: true,

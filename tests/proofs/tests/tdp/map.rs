@@ -80,6 +80,7 @@ fn a_write_to_a_read_only_slot_goes_to_a_device_unless_the_cpu_itself_walks_ther
             write: true,
             exec: false,
             guest_walk: true,
+            absent: false,
         };
         let outcome = rig.vm.handle_fault(&mut guest.mmu, Gfn(3).gpa(), walk);
         assert_eq!(outcome, Ok(Outcome::Emulate));
@@ -114,6 +115,7 @@ fn a_walk_of_the_guest_that_writes_to_a_tracked_page_is_emulated() {
                 write: true,
                 exec: false,
                 guest_walk,
+                absent: false,
             };
             let outcome = vm.handle_fault(&mut guest.mmu, Gfn(3).gpa(), write);
             assert_eq!(outcome, Ok(Outcome::Emulate));

@@ -13,6 +13,7 @@ const WRITE: Wanted = Wanted {
     write: true,
     exec: false,
     guest_walk: false,
+    absent: false,
 };
 const L2: u64 = 512;
 

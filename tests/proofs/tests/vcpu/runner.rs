@@ -6,7 +6,7 @@ use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vcpu::{Runner, Vcpu};
+use waterbear_core::vcpu::{Owner, Runner, Vcpu};
 use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
@@ -57,7 +57,12 @@ impl Vendor for Notes {
         Ok(Vcpu0::default())
     }
 
-    fn enter(&self, vcpu: &mut Vcpu0, root: Pfn) -> Exit {
+    fn enter(
+        &self,
+        vcpu: &mut Vcpu0,
+        root: Pfn,
+        _again: impl FnMut(&mut Vcpu0, Exit) -> bool,
+    ) -> Exit {
         assert!(!self.host.irq_disable(), "entered with interrupts on");
         vcpu.entries += 1;
         self.did.lock().unwrap().push(Did::Enter(root));
@@ -68,6 +73,20 @@ impl Vendor for Notes {
 
     fn flush_tlb(&self, _: &mut Vcpu0) {
         self.did.lock().unwrap().push(Did::Flush);
+    }
+}
+
+/// The thread of the vCPU: the answer to a reload.
+struct Thread(Result<Pfn, Error>);
+
+impl Owner<Notes> for Thread {
+    fn reload(&mut self) -> Result<Pfn, Error> {
+        self.0
+    }
+
+    fn handle(&mut self, request: Request, _: &mut Vcpu0) -> Result<(), Error> {
+        assert_eq!(request, Request::EVENT);
+        Ok(())
     }
 }
 
@@ -94,16 +113,7 @@ impl Fixture {
 
     fn attempt(&mut self, root: Result<Pfn, Error>) -> Result<bool, Error> {
         self.runner
-            .attempt(
-                &self.host,
-                &self.vcpu,
-                &self.vendor,
-                || root,
-                |request, _| {
-                    assert_eq!(request, Request::EVENT);
-                    Ok(())
-                },
-            )
+            .attempt(&self.host, &self.vcpu, &self.vendor, &mut Thread(root))
             .map(|exit| exit.is_some())
     }
 

@@ -4,13 +4,16 @@ use crate::machine::{BENCH_MACHINES, Image};
 use crate::workspace::Workspace;
 use crate::{Outcome, Verdict, pool};
 
+/// How the kernel is built: as a module would be.
+const PROFILE: &str = "module";
+
 /// What an operation may cost, in instructions.
 const TARGETS: &[(&str, u64)] = &[("CPUID", 450), ("nested-page fault, 4 KiB, read", 700)];
 
 /// Measures on every machine that counts instructions and prints one table. It is bad when a target
 /// is missed by a CPU that tells the length of instructions; without, each has to be decoded.
 pub fn run() -> Outcome<Verdict> {
-    let image = Image::build(&Workspace::find()?, "bench=1")?;
+    let image = Image::build(&Workspace::find()?, "bench=1", PROFILE)?;
     let machines = BENCH_MACHINES.iter().enumerate().collect();
     let mut results = pool::run(machines, |(number, machine)| {
         (
@@ -28,6 +31,7 @@ pub fn run() -> Outcome<Verdict> {
     }
     let (text, missed) = table(&columns);
     print!("{text}");
+    println!("Built with the profile `{PROFILE}`, as a kernel module is.");
     println!("Instructions from the guest's instruction to its next; the empty loop is taken off.");
     Ok(if missed { Verdict::Bad } else { Verdict::Good })
 }

@@ -10,7 +10,7 @@ const GUESTS: &str = "only=real_mode_calls_and_interrupts,long_mode_pages_of_all
 
 pub fn run(workspace: &Workspace, vendor: &str) -> Outcome<Verdict> {
     let machine = chosen(vendor)?;
-    let image = Image::build(workspace, GUESTS)?;
+    let image = Image::build(workspace, GUESTS, "release")?;
     let emulator = match machine.emulator {
         Emulator::Qemu => "QEMU",
         Emulator::Bochs => "Bochs",

@@ -9,7 +9,7 @@ use crate::{Outcome, pool, process};
 use std::time::Instant;
 
 pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
-    let image = Image::build(workspace, "")?;
+    let image = Image::build(workspace, "", "release")?;
     let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();
         let report = image

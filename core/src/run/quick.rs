@@ -1,0 +1,64 @@
+//! Exits that are dealt with before the guest's state is out of the CPU.
+//!
+//! Interrupts are off, so this is for what needs registers, and for faults on memory that is there.
+//! Whatever is unusual about an exit sends it the long way, [`exit`](super::exit).
+use waterbear_hal::{Hal, Pfn};
+
+use super::cpuid::Asked;
+use crate::Error;
+use crate::arch::{Rflags, Shadow};
+use crate::exit::Exit;
+use crate::vcpu::Owner;
+use crate::vendor::Vendor;
+use crate::vm::{VcpuMmu, Vm};
+
+/// What is at hand while the vCPU is in guest mode.
+pub(super) struct Inside<'a, H: Hal, V> {
+    pub(super) vm: &'a Vm<H>,
+    pub(super) vendor: &'a V,
+    pub(super) mmu: &'a mut VcpuMmu<H>,
+    pub(super) asked: Asked<'a, H>,
+    /// No event waits, and no window was asked for.
+    pub(super) quick: bool,
+}
+
+impl<H: Hal, V: Vendor> Owner<V> for Inside<'_, H, V> {
+    fn reload(&mut self) -> Result<Pfn, Error> {
+        Ok(self.vm.load_root(self.mmu)?.pfn())
+    }
+
+    // An event's sender has queued it before, and this thread queues its own: requests need
+    // nothing more.
+
+    #[inline(always)]
+    fn finish(&mut self, state: &mut V::Vcpu, exit: Exit) -> bool {
+        match exit {
+            _ if !self.quick => false,
+            Exit::Cpuid => self.cpuid(state),
+            Exit::Fault { gpa, access } => self.vm.quick_fault(self.mmu, gpa, access),
+            _ => false,
+        }
+    }
+}
+
+impl<H: Hal, V: Vendor> Inside<'_, H, V> {
+    #[inline(always)]
+    fn cpuid(&self, state: &mut V::Vcpu) -> bool {
+        let vendor = self.vendor;
+        let length = vendor.length(state);
+        let shadow = vendor.shadow(state);
+        let regs = vendor.regs(state);
+        let next = regs.rip.wrapping_add(length.into());
+        let plain = length != 0
+            && regs.rflags & Rflags::TF.bits() == 0
+            && !shadow.intersects(Shadow::STI | Shadow::MOV_SS)
+            // Beyond 4 GiB it depends on the code segment.
+            && (regs.rip ^ next) >> 32 == 0;
+        if plain {
+            regs.rip = next;
+            regs.rflags &= !Rflags::RF.bits();
+            self.asked.execute(vendor, state);
+        }
+        plain
+    }
+}
