@@ -142,6 +142,7 @@ pub const PROGRAMS: &[Program] = &[
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
     program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
     program!(every_access_right, "rights"),
+    program!(a_guest_that_spins_is_interrupted, "spin", end: End::Never),
     program!(breakpoints_on_their_own_handler_s_stack, "endless_debug",
         end: End::Never, needs: &[Need::DebugExceptions]),
     program!(alignment_checks_in_their_own_delivery, "endless_alignment",
