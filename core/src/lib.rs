@@ -17,6 +17,7 @@
 //! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
+//! - [`abi`]: the ioctl interface to user space.
 //!
 //! What each of them guarantees stands in [`rules`], by number; the order in
 //! which locks are taken in [`lock_order`].
@@ -35,6 +36,7 @@
 #![cfg_attr(not(loom), no_std)]
 #![deny(unsafe_code)]
 
+pub mod abi;
 pub mod arch;
 pub mod emulate;
 pub mod error;

@@ -9,6 +9,7 @@
 //! | 20 | host's CPU-hotplug lock | the host's | the set of online CPUs | yes | vendor |
 //! | 30 | [`USAGE`] | mutex | the count of users of hardware virtualisation | yes | vendor, hotplug |
 //! | 40 | [`VM_LIST`] | mutex | how many VMs there are and whether more may come | yes | vendor, hotplug |
+//! | 43 | [`VCPU`] | mutex | a vCPU's state; one thread runs it at a time | yes | nothing |
 //! | 45 | [`TRACKERS`] | mutex | which outside users see the guest's writes | yes | nothing |
 //! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | trackers |
 //! | 55 | what an outside user's callbacks take | the user's | what it knows of guest memory | yes | slots, a tracker read section |
@@ -42,6 +43,10 @@ class! {
 class! {
     /// How many VMs there are and whether more may come.
     VM_LIST, "vm_list_lock", 40, Sleeping
+}
+class! {
+    /// Held while a vCPU runs or its state is looked at.
+    VCPU, "vcpu_lock", 43, Sleeping
 }
 class! {
     /// Serialises the attaching and detaching of outside users.

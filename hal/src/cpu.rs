@@ -56,6 +56,11 @@ impl CpuSet {
         }
     }
 
+    /// The members as bits, CPU 0 first: for a host that takes sets that way.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Whether nobody is in the set.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|&word| word == 0)

@@ -32,4 +32,30 @@ pub unsafe trait Fpu {
     ///
     /// Linux: `fpu_swap_kvm_fpstate(.., false)`. FreeBSD: `fpusave`, `fpurestore`.
     fn unload_guest_fpu(&self, fpu: &mut Self::GuestFpu);
+
+    /// Makes sure that the guest's state is in the CPU: between `load_guest_fpu` and
+    /// `unload_guest_fpu` the host may have put it away and not back yet. Interrupts are off, and
+    /// stay off until the guest is entered.
+    ///
+    /// Linux: `switch_fpu_return` if the thread's state is elsewhere. FreeBSD: nothing.
+    fn refresh_guest_fpu(&self) {}
+
+    /// Copies the guest's state out, as XSAVE writes it without compaction; what is beyond the
+    /// state's end is zero. Says whether there was room for it. Not between `load_guest_fpu` and
+    /// `unload_guest_fpu`. Process context.
+    ///
+    /// Linux: `fpu_copy_guest_fpstate_to_uabi`. FreeBSD: a copy of the save area.
+    fn read_guest_fpu(&self, fpu: &Self::GuestFpu, into: &mut [u8]) -> bool {
+        let _ = (fpu, into);
+        false
+    }
+
+    /// Replaces the guest's state by one as XRSTOR reads it without compaction. Says whether the
+    /// CPU takes it; if not, nothing has changed. Context as for `read_guest_fpu`.
+    ///
+    /// Linux: `fpu_copy_uabi_to_guest_fpstate`. FreeBSD: a check, and a copy to the save area.
+    fn write_guest_fpu(&self, fpu: &mut Self::GuestFpu, from: &[u8]) -> bool {
+        let _ = (fpu, from);
+        false
+    }
 }

@@ -42,6 +42,26 @@ pub use memory::{AllocError, Memory, PageTable};
 pub use rcu::{Rcu, RcuGuard, Srcu};
 pub use user::{HostPage, ResolveError, User, Width};
 
+/// How a function written in assembly returns: a host whose kernel has a mitigation in place of
+/// every return gets a jump there, and no host gets a return that the CPU could run past.
+#[cfg(waterbear_return_thunk)]
+#[macro_export]
+macro_rules! return_instruction {
+    () => {
+        "jmp __x86_return_thunk"
+    };
+}
+
+/// How a function written in assembly returns: a host whose kernel has a mitigation in place of
+/// every return gets a jump there, and no host gets a return that the CPU could run past.
+#[cfg(not(waterbear_return_thunk))]
+#[macro_export]
+macro_rules! return_instruction {
+    () => {
+        "ret; int3"
+    };
+}
+
 /// A complete host.
 ///
 /// A value of this type is a handle: cheap to clone and, in a kernel, of size

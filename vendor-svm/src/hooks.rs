@@ -1,6 +1,8 @@
 //! The core's hooks: mostly fields of the control block.
 use waterbear_core::Error;
-use waterbear_core::arch::{Cr0, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
+use waterbear_core::arch::{
+    Cr0, Cr4, Event, Segment, SegmentName, Shadow, TableName, TableRegister,
+};
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_core::vendor::{Control, Msr, Vendor};
@@ -98,11 +100,16 @@ impl<H: Hal> Vendor for Svm<H> {
 
     fn control(&self, vcpu: &mut SvmVcpu<H>, name: Control) -> u64 {
         let hidden = vcpu.cache_bits.bits();
+        let ours = if vcpu.ignores_machine_checks {
+            Cr4::MCE.bits()
+        } else {
+            0
+        };
         let save = &vcpu.block.fields().save;
         match name {
             Control::Cr0 => save.cr0 | hidden,
             Control::Cr3 => save.cr3,
-            Control::Cr4 => save.cr4,
+            Control::Cr4 => save.cr4 & !ours,
             Control::Efer => save.efer & !EFER_SVME,
         }
     }
@@ -112,11 +119,14 @@ impl<H: Hal> Vendor for Svm<H> {
         if name == Control::Cr0 {
             vcpu.cache_bits = Cr0::from_bits_retain(value) & CACHE_BITS;
         }
+        if name == Control::Cr4 {
+            vcpu.ignores_machine_checks = !Cr4::from_bits_retain(value).contains(Cr4::MCE);
+        }
         let save = &mut vcpu.block.fields().save;
         match name {
             Control::Cr0 => save.cr0 = value & !CACHE_BITS.bits(),
             Control::Cr3 => save.cr3 = value,
-            Control::Cr4 => save.cr4 = value,
+            Control::Cr4 => save.cr4 = value | Cr4::MCE.bits(),
             Control::Efer => save.efer = value | EFER_SVME,
         }
         vcpu.stale(Clean::CONTROL_REGISTERS);

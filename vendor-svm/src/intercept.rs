@@ -12,6 +12,8 @@ bitflags::bitflags! {
         const READ_CR0 = 1 << 0;
         /// MOV from CR8.
         const READ_CR8 = 1 << 8;
+        /// MOV from CR4.
+        const READ_CR4 = 1 << 4;
         /// MOV to CR0, LMSW and CLTS.
         const WRITE_CR0 = 1 << 16;
         /// MOV to CR4.

@@ -1,6 +1,6 @@
 //! A vCPU's state that is SVM's, and what happens to it before and after a run.
 use waterbear_core::Error;
-use waterbear_core::arch::{Cr0, Event, Exception};
+use waterbear_core::arch::{Cr0, Cr4, Event, Exception};
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_hal::{Hal, Hpa, Pfn};
@@ -41,6 +41,9 @@ pub struct SvmVcpu<H: Hal> {
     pub(crate) flush: bool,
     /// CD and NW as the guest wrote them: the CPU runs with caches on.
     pub(crate) cache_bits: Cr0,
+    /// The guest has not switched machine checks on. The CPU has: else one of the host's would shut
+    /// it down.
+    pub(crate) ignores_machine_checks: bool,
     pub(crate) nmi: Nmi,
     pub(crate) wants_interrupt: bool,
     /// To be delivered at the next entry.
@@ -65,6 +68,8 @@ bitflags::bitflags! {
         const EXCEPTIONS = 1 << 2;
         /// Every access to CR0.
         const CR0 = 1 << 3;
+        /// Reads of CR4.
+        const CR4 = 1 << 4;
     }
 }
 
@@ -97,6 +102,7 @@ impl<H: Hal> SvmVcpu<H> {
             held: Held::default(),
             flush: true,
             cache_bits: Cr0::CD | Cr0::NW,
+            ignores_machine_checks: true,
             nmi: Nmi::default(),
             wants_interrupt: false,
             injected: None,
@@ -139,6 +145,8 @@ impl<H: Hal> SvmVcpu<H> {
         control.event_injection = 0;
         control.clean = Clean::empty();
         self.cache_bits = Cr0::CD | Cr0::NW;
+        block.save.cr4 = Cr4::MCE.bits();
+        self.ignores_machine_checks = true;
         // Not what any run wants: so the first one says what it does.
         self.watched = Watch::all();
     }
@@ -223,6 +231,7 @@ impl<H: Hal> SvmVcpu<H> {
         watch.set(Watch::IRET, self.nmi.intercepts_iret());
         watch.set(Watch::EXCEPTIONS, self.nmi.steps());
         watch.set(Watch::CR0, !self.cache_bits.is_empty());
+        watch.set(Watch::CR4, self.ignores_machine_checks);
         watch
     }
 
@@ -235,6 +244,9 @@ impl<H: Hal> SvmVcpu<H> {
         control.intercept_control = Control0::ALWAYS;
         if watch.contains(Watch::CR0) {
             control.intercept_control |= Control0::CR0_DIFFERS;
+        }
+        if watch.contains(Watch::CR4) {
+            control.intercept_control |= Control0::READ_CR4;
         }
         control.intercept_exceptions = if watch.contains(Watch::EXCEPTIONS) {
             Exceptions::ALL

@@ -118,6 +118,6 @@ unsafe extern "C" fn switch(vmcb: u64, host: u64, regs: *mut Regs, stuff: u64) {
         "pop r12",
         "pop rbx",
         "pop rbp",
-        "ret",
+        waterbear_hal::return_instruction!(),
     )
 }

@@ -75,6 +75,10 @@ unsafe extern "C" fn switch(regs: *mut Regs, launched: u64, host_rsp: *mut u64) 
         "6:",
         // Only reached when the CPU did not enter.
         "mov eax, 1",
+        // Never taken. Linux's check of kernel code follows jumps, and no jump leads to where the
+        // CPU goes on after an exit.
+        "test eax, eax",
+        "jz 2f",
         "add rsp, 8",
         "jmp 3f",
         "2:",
@@ -112,7 +116,7 @@ unsafe extern "C" fn switch(regs: *mut Regs, launched: u64, host_rsp: *mut u64) 
         "pop r12",
         "pop rbx",
         "pop rbp",
-        "ret",
+        waterbear_hal::return_instruction!(),
         host_rsp = const HOST_RSP,
         host_rip = const HOST_RIP,
     )

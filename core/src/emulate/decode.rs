@@ -80,23 +80,33 @@ impl Decoder {
 
     /// A number of up to eight bytes.
     fn number(&mut self, count: u8) -> u64 {
-        let rest = self.padded.get(self.at..).unwrap_or(&[]);
-        let number = rest
-            .first_chunk()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        self.at += usize::from(count);
-        if count == 0 { 0 } else { number & mask(count) }
+        if count == 0 {
+            0
+        } else {
+            self.eight(count) & mask(count)
+        }
     }
 
     /// The same, sign-extended.
     pub(super) fn signed(&mut self, count: u8) -> u64 {
-        let number = self.number(count);
+        if count == 0 {
+            return 0;
+        }
+        let number = self.eight(count);
         match count {
             1 => number as i8 as u64,
             2 => number as i16 as u64,
             4 => number as i32 as u64,
             _ => number,
         }
+    }
+
+    /// Eight bytes, of which `count` are used.
+    fn eight(&mut self, count: u8) -> u64 {
+        let rest = self.padded.get(self.at..).unwrap_or(&[]);
+        self.at += usize::from(count);
+        rest.first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     pub(super) fn long(&self) -> bool {
@@ -215,6 +225,7 @@ impl Decoder {
     }
 
     /// Behind the first byte of VEX, EVEX or XOP.
+    #[cold]
     fn extended(&mut self, first: u8, prefixes: &mut Prefixes) -> Option<(Map, u8, Facts)> {
         let illegal = Prefixes::LOCK | Prefixes::REP | Prefixes::REPNE | Prefixes::OPERAND;
         if prefixes.intersects(illegal | Prefixes::REX) {

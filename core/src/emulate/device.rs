@@ -5,6 +5,18 @@
 //! the same questions in the same order ([`Machine`](super::Machine)), so the answers that are
 //! there already are given again, in order, until one is missing. What it writes to devices comes
 //! last and is kept until the instruction has happened; then user space gets it.
+//!
+//! # A device that is asked twice
+//!
+//! An instruction that has had an answer and then raises an exception, or finds the host unable,
+//! asks the device again when the guest executes it again. To a device whose registers change when
+//! they are read that is a difference. What is written is looked at before the first question, so
+//! it happens only
+//!
+//! - to an instruction that reads two operands in memory (CMPS), the first from a device, when the
+//!   second raises a page fault;
+//! - to a division whose divisor comes from a device and is no good;
+//! - when another vCPU changes page tables, or the owner its memory, between question and answer.
 use super::machine::Stop;
 use crate::Error;
 
@@ -83,6 +95,12 @@ impl Devices {
     /// iteration may follow in the same call.
     pub fn is_idle(&self) -> bool {
         self.used == 0 && self.writes.iter().all(Option::is_none)
+    }
+
+    /// Whether the next answer is a device's there: it need not be found out again that one is.
+    pub fn is_answered(&self, target: Target) -> bool {
+        let next = self.reads.get(self.used).copied().flatten();
+        self.used < self.answered && next.is_some_and(|fragment| fragment.target == target)
     }
 
     /// Reads from a device, in pieces of up to eight bytes.

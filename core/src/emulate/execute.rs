@@ -60,7 +60,16 @@ pub(super) fn perform(
         // What is read from a port is gone: the write must not fail afterwards.
         read(machine, linear, plan.target_size, Access::Probe)?;
     }
-    let source = load(cpu, machine, plan.source, plan.source_size, Access::Read)?;
+    let source = match load(cpu, machine, plan.source, plan.source_size, Access::Read) {
+        // Nor when a device in memory has answered; MOVS, PUSH and POP have such a source.
+        Err(Stop::Device) if plan.using == Use::Write => {
+            if let Place::Memory(linear) = plan.target {
+                read(machine, linear, plan.target_size, Access::Probe)?;
+            }
+            return Err(Stop::Device);
+        }
+        source => source?,
+    };
     let old = match plan.using {
         Use::Write => [0; 2],
         Use::Read => load(cpu, machine, plan.target, plan.target_size, Access::Read)?,

@@ -52,7 +52,7 @@ pub enum Access {
 /// The CPU and the memory of an emulated instruction.
 ///
 /// Addresses are linear, behind segmentation; paging and what lies behind it are the machine's. An
-/// operand has 1 to 16 bytes and may cross a page: [`pieces`](super::pieces) says where. One that
+/// operand has 1 to 16 bytes and may cross a page: [`pieces`](super::pieces()) says where. One that
 /// crosses is read or written as a whole or not at all.
 ///
 /// # What can be relied on
@@ -101,11 +101,12 @@ pub trait Machine {
 
     /// Writes `new` where `old` is, in one step as far as others can see; says whether `old` was
     /// there. Both are of the same length. It has been read before with [`Access::Modify`].
-    /// Where that cannot be had, at a device or across a page, this is a plain write.
+    /// At a device, and where the operand is no multiple of its size, this is a plain write.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Machine::write).
+    /// As for [`write`](Machine::write); [`Stop::Unsupported`] where 16 bytes cannot be written in
+    /// one step.
     fn compare_exchange(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop>;
 
     /// Reads 1, 2 or 4 bytes from a port that the program may use.

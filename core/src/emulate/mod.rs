@@ -3,7 +3,39 @@
 //!
 //! [`decode()`] turns bytes into an [`Instruction`]; it also tells the length of those that are
 //! only skipped. [`execute()`] does what it says, on a [`Machine`].
+//!
+//! # How an instruction is executed
+//!
+//! A plan names the operation, its source and its target, with linear addresses that have passed
+//! their segments (`operation`, `strings`, `cpu`). Then the source and the target are loaded, the
+//! result is computed from values alone (`compute`), and the target is stored. All of it works on
+//! a copy of the registers, which replaces them at the end. So an instruction that stops has
+//! changed nothing, and one that has to wait for a device is executed again from its beginning
+//! ([`Devices`]). Only loading and storing are generic over the machine; the rest exists once.
+//!
+//! # Why not a library
+//!
+//! Decoders from elsewhere know far more instructions than a guest can use on a device, and their
+//! tables do not fit beside everything else. Bytes are code and constants of a program that does
+//! nothing else, optimised as a whole. Instructions are those of decoding
+//! `mov [rbx+rcx*4+16], eax`, and of executing it on plain memory as well.
+//!
+//! | | bytes, for speed | bytes, for size | instructions |
+//! |---|---|---|---|
+//! | this decoder | 6,400 | 4,900 | 380 |
+//! | this decoder and the execution | 34,100 | 24,700 | 1,070 |
+//! | iced-x86 1.22, decoder only | 122,200 | 112,900 | 290 |
+//! | yaxpeax-x86 2, decoder only, all modes | 407,400 | 386,000 | 210 |
+//!
+//! The two are quicker at decoding, by less than a tenth of what an access to a device costs, and
+//! neither executes anything.
+//!
+//! # What is not emulated
+//!
+//! x87, MMX and AVX, far calls and jumps, loads of segment registers, ENTER, LEAVE, PUSHA and POPA,
+//! and what leaves the guest by an exit of its own. [`Stop::Unsupported`] says so.
 mod alu;
+mod batch;
 mod bits;
 mod compute;
 mod cpu;
@@ -23,6 +55,7 @@ mod shift;
 mod strings;
 mod table;
 
+pub use batch::{Batch, batch, finish_batch, is_port_string};
 pub use cpu::code_size;
 pub use decode::{DecodeError, MAX_LENGTH, decode};
 pub use device::{Devices, Fragment, Target};

@@ -8,6 +8,7 @@ use crate::regs::Regs;
 
 impl Decoder {
     /// With 16-bit addresses.
+    #[cold]
     pub(super) fn memory_16(&mut self, mode: u8, rm: u8) -> Memory {
         const BX: Option<u8> = Some(Regs::RBX as u8);
         const BP: Option<u8> = Some(Regs::RBP as u8);

@@ -34,7 +34,7 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, machine: &mut impl Machine) -> Result<D
         }
         let plan = plan(cpu)?;
         perform(cpu, &plan, machine)?;
-        cpu.advance(plan.source_size);
+        cpu.advance(plan.source_size, 1);
         let zero = cpu.regs.rflags & Rflags::ZF.bits() != 0;
         if !repeats || cpu.count() == 0 || compares && zero != equal {
             retire(cpu, machine);
@@ -49,18 +49,20 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, machine: &mut impl Machine) -> Result<D
 }
 
 impl Cpu<'_> {
-    fn count(&self) -> u64 {
+    /// The iterations that are left.
+    pub(super) fn count(&self) -> u64 {
         self.register(Regs::RCX as u8, self.instruction.address_size)
     }
 
-    /// Moves the registers of a string instruction on by one iteration.
-    fn advance(&mut self, size: u8) {
+    /// Moves the registers of a string instruction on by some iterations.
+    pub(super) fn advance(&mut self, size: u8, iterations: u64) {
         let width = self.instruction.address_size;
         let down = self.regs.rflags & Rflags::DF.bits() != 0;
+        let distance = u64::from(size).wrapping_mul(iterations);
         let step = if down {
-            u64::from(size).wrapping_neg()
+            distance.wrapping_neg()
         } else {
-            u64::from(size)
+            distance
         };
         let (uses_si, uses_di) = match self.instruction.opcode {
             0xa4..=0xa7 => (true, true),
@@ -74,7 +76,7 @@ impl Cpu<'_> {
         for (used, number, by) in [
             (uses_si, Regs::RSI as u8, step),
             (uses_di, Regs::RDI as u8, step),
-            (repeats, Regs::RCX as u8, u64::MAX),
+            (repeats, Regs::RCX as u8, iterations.wrapping_neg()),
         ] {
             if used {
                 let value = self.register(number, width).wrapping_add(by);
@@ -87,7 +89,7 @@ impl Cpu<'_> {
 /// One iteration of a string instruction.
 // Once in the module, not once per vendor.
 #[inline(never)]
-fn plan(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
+pub(super) fn plan(cpu: &Cpu<'_>) -> Result<Plan, Stop> {
     let instruction = cpu.instruction;
     let address_size = instruction.address_size;
     let size = match instruction.opcode {

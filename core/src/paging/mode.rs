@@ -5,7 +5,7 @@
 //! "Long-Mode Page Translation".
 use core::ops::Range;
 
-use waterbear_hal::addr::PAGE_SHIFT;
+use waterbear_hal::addr::{PAGE_SHIFT, PAGE_SIZE};
 use waterbear_hal::{Gpa, Width};
 
 use super::Registers;
@@ -64,6 +64,8 @@ pub(super) struct Layout {
     link_reserved: u64,
     /// The width of physical addresses.
     physical_bits: u32,
+    /// The bits of an entry that are a frame's.
+    frame: u64,
 }
 
 impl Layout {
@@ -88,6 +90,7 @@ impl Layout {
                 reserved: bits(physical_bits..52) | no_execute,
                 link_reserved: if cpu.link_global_reserved { GLOBAL } else { 0 },
                 physical_bits,
+                frame: FRAME & below(physical_bits),
             }
         } else if regs.cr4.contains(Cr4::PAE) {
             Self {
@@ -98,6 +101,7 @@ impl Layout {
                 reserved: bits(physical_bits..63) | no_execute,
                 link_reserved: 0,
                 physical_bits,
+                frame: FRAME & below(physical_bits),
             }
         } else {
             Self {
@@ -108,6 +112,7 @@ impl Layout {
                 reserved: 0,
                 link_reserved: 0,
                 physical_bits,
+                frame: FRAME & below(32),
             }
         })
     }
@@ -136,18 +141,16 @@ impl Layout {
 
     /// The table that an entry links to, or CR3.
     pub(super) fn table(&self, entry: u64) -> Gpa {
-        let width = match self.width {
-            Width::Qword => self.physical_bits,
-            _ => 32,
-        };
-        Gpa(entry & FRAME & below(width))
+        Gpa(entry & self.frame)
     }
 
     /// Where the entry for `linear` is in a table.
     pub(super) fn entry(&self, table: Gpa, level: u32, linear: u64) -> Gpa {
-        let index = linear >> self.shift(level) & below(self.index_bits);
-        // A table begins at a page and ends with it.
-        Gpa(table.0 | (index * self.width.bytes() as u64))
+        // The index is as wide as entries of this width fill a page, which is where a table begins
+        // and ends.
+        let bytes = self.width.bytes() as u64;
+        let index = (linear >> self.shift(level)).wrapping_mul(bytes);
+        Gpa(table.0 | index & (PAGE_SIZE - bytes))
     }
 
     /// log2 of the bytes that an entry spans.
@@ -160,9 +163,8 @@ impl Layout {
         level <= 1 || level <= self.large && entry & LARGE != 0
     }
 
-    /// The bits that have to be 0 in a present entry.
-    pub(super) fn reserved(&self, level: u32, entry: u64) -> u64 {
-        let leaf = self.is_leaf(level, entry);
+    /// The bits that have to be 0 in a present entry that maps a page, or links to a table.
+    pub(super) fn reserved(&self, level: u32, leaf: bool) -> u64 {
         self.reserved
             | match (self.width, leaf) {
                 (_, true) if level <= 1 => 0,

@@ -9,45 +9,61 @@ use crate::arch::{Cr0, Cr4, Efer};
 /// What the entries of a walk allow together.
 #[derive(Clone, Copy)]
 pub(super) struct Rights {
-    /// Every entry allows writes.
-    write: bool,
-    /// Every entry is for the user.
-    user: bool,
-    /// No entry forbids fetching.
-    fetch: bool,
-    /// The protection key: the last entry's.
-    key: u32,
+    /// The bits that every entry has.
+    all: u64,
+    /// The bits that some entry has.
+    some: u64,
+    /// The last entry.
+    last: u64,
 }
 
 impl Rights {
     /// Before any entry.
     pub(super) const ALL: Rights = Rights {
-        write: true,
-        user: true,
-        fetch: true,
-        key: 0,
+        all: u64::MAX,
+        some: 0,
+        last: 0,
     };
 
     /// These rights, below one more entry.
     pub(super) fn below(self, entry: u64) -> Self {
         Self {
-            write: self.write && entry & WRITE != 0,
-            user: self.user && entry & USER != 0,
-            fetch: self.fetch && entry & NO_EXECUTE == 0,
-            key: (entry >> 59) as u32 & 0xf,
+            all: self.all & entry,
+            some: self.some | entry,
+            last: entry,
         }
+    }
+
+    /// Every entry allows writes.
+    fn write(self) -> bool {
+        self.all & WRITE != 0
+    }
+
+    /// Every entry is for the user.
+    fn user(self) -> bool {
+        self.all & USER != 0
+    }
+
+    /// No entry forbids fetching.
+    fn fetch(self) -> bool {
+        self.some & NO_EXECUTE == 0
+    }
+
+    /// The protection key: the last entry's.
+    fn key(self) -> u32 {
+        (self.last >> 59) as u32 & 0xf
     }
 
     /// Whether the access is allowed.
     pub(super) fn allow(self, regs: &Registers, access: Access) -> bool {
         let supervisor = access.mode != Mode::User;
         let writes = match access.mode {
-            Mode::User => self.write,
-            _ => self.write || !regs.cr0.contains(Cr0::WP),
+            Mode::User => self.write(),
+            _ => self.write() || !regs.cr0.contains(Cr0::WP),
         };
         let reached = match access.mode {
-            Mode::User => self.user,
-            _ if !self.user => true,
+            Mode::User => self.user(),
+            _ if !self.user() => true,
             _ if access.kind == Kind::Fetch => !regs.cr4.contains(Cr4::SMEP),
             Mode::Supervisor if regs.ac => true,
             _ => !regs.cr4.contains(Cr4::SMAP),
@@ -56,7 +72,7 @@ impl Rights {
             && match access.kind {
                 Kind::Read => true,
                 Kind::Write => writes,
-                Kind::Fetch => self.fetch,
+                Kind::Fetch => self.fetch(),
             }
             && !self.locked(regs, access, supervisor)
     }
@@ -64,10 +80,10 @@ impl Rights {
     /// Whether the protection key forbids the access.
     fn locked(self, regs: &Registers, access: Access, supervisor: bool) -> bool {
         let keys = regs.cr4.contains(Cr4::PKE) && regs.efer.contains(Efer::LMA);
-        if !keys || !self.user || access.kind == Kind::Fetch {
+        if !keys || !self.user() || access.kind == Kind::Fetch {
             return false;
         }
-        let key = regs.pkru >> (2 * self.key) & 3;
+        let key = regs.pkru >> (2 * self.key()) & 3;
         let (no_access, no_write) = (key & 1 != 0, key & 2 != 0);
         let writes_obey = !supervisor || regs.cr0.contains(Cr0::WP);
         no_access || no_write && writes_obey && access.kind == Kind::Write

@@ -77,24 +77,24 @@ impl Walk<'_> {
         let mut places = used.iter_mut();
         let mut rights = Rights::ALL;
         let mut level = layout.top;
+        // Most entries have been used before: then there is nothing to set.
+        let mut missing = 0;
         let leaf = loop {
             let at = layout.entry(table, level, linear);
             let entry = mem.read(at, width)?;
             if entry & PRESENT == 0 {
                 return Err(self.fault(FaultCode::empty()));
             }
-            if entry & layout.reserved(level, entry) != 0 {
+            let leaf = layout.is_leaf(level, entry);
+            if entry & layout.reserved(level, leaf) != 0 {
                 return Err(self.fault(FaultCode::PRESENT | FaultCode::RESERVED));
             }
             rights = rights.below(entry);
-            let leaf = layout.is_leaf(level, entry);
+            let dirty = leaf && access.kind == Kind::Write;
+            let marks = ACCESSED | if dirty { DIRTY } else { 0 };
+            missing |= marks & !entry;
             if let Some(place) = places.next() {
-                let dirty = leaf && access.kind == Kind::Write;
-                *place = Used {
-                    at,
-                    entry,
-                    marks: ACCESSED | if dirty { DIRTY } else { 0 },
-                };
+                *place = Used { at, entry, marks };
             }
             if leaf {
                 break entry;
@@ -105,9 +105,11 @@ impl Walk<'_> {
         if !rights.allow(regs, access) {
             return Err(self.fault(rights.refusal(regs, access)));
         }
-        for used in used.iter().filter(|used| used.entry & PRESENT != 0) {
-            if !set_marks(mem, width, used)? {
-                return Ok(None);
+        if missing != 0 {
+            for used in used.iter().filter(|used| used.entry & PRESENT != 0) {
+                if !set_marks(mem, width, used)? {
+                    return Ok(None);
+                }
             }
         }
         let write = Access {

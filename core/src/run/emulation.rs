@@ -39,6 +39,14 @@ pub(super) struct Emulated {
     instruction: Instruction,
     code: Code,
     hint: Option<Hint>,
+    /// What decides translations; no instruction that is executed here changes it.
+    registers: Registers,
+}
+
+impl Emulated {
+    pub(super) fn instruction(&self) -> &Instruction {
+        &self.instruction
+    }
 }
 
 /// Whether the one access to memory that an instruction makes, but for its own bytes, is that of
@@ -67,7 +75,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         if self.events.again.is_some() {
             return Ok(self.emulation_failed(&Code::default()));
         }
-        match self.instruction(vm, vendor) {
+        let registers = self.paging(vm, vendor);
+        match self.instruction_by(vm, vendor, &registers) {
             Ok((instruction, code)) => {
                 self.devices.finish();
                 let hint = hint.filter(|_| has_one_operand_in_memory(&instruction));
@@ -75,7 +84,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     instruction,
                     code,
                     hint,
+                    registers,
                 };
+                if let Some(step) = self.ask_together(vm, vendor, &emulated) {
+                    return Ok(step);
+                }
+                self.devices.finish();
                 self.perform(vm, vendor, emulated)
             }
             Err(why) => self.without_instruction(why),
@@ -90,17 +104,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         emulated: Emulated,
     ) -> Result<Step, Error> {
         let steps = vendor.regs(self.runner.state()).rflags & Rflags::TF.bits() != 0;
-        let registers = self.paging(vm, vendor);
         let mut result = Err(Stop::Retry);
         for _ in 0..ATTEMPTS {
             self.devices.begin();
-            let mut machine = InKernel {
-                cpu: self,
-                vm,
-                vendor,
-                registers,
-                hint: emulated.hint,
-            };
+            let mut machine = InKernel::new(self, vm, vendor, &emulated);
             result = execute(&emulated.instruction, &mut machine);
             if result != Err(Stop::Retry) {
                 break;
@@ -180,25 +187,46 @@ struct Part {
 }
 
 /// The guest's CPU and memory, for one instruction.
-struct InKernel<'a, H: Hal, V: Vendor> {
+pub(super) struct InKernel<'a, H: Hal, V: Vendor> {
     cpu: &'a mut GuestCpu<H, V>,
     vm: &'a Vm<H>,
     vendor: &'a V,
-    /// What decides translations; no instruction that is executed here changes it.
-    registers: Registers,
+    registers: &'a Registers,
     /// What the hardware said about the operand.
     hint: Option<Hint>,
 }
 
-impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
-    fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
+/// What an error of the host's means for the instruction.
+fn failed(error: Error) -> Stop {
+    match error {
+        Error::Again => Stop::Retry,
+        error => Stop::Failed(error),
+    }
+}
+
+impl<'a, H: Hal, V: Vendor> InKernel<'a, H, V> {
+    pub(super) fn new(
+        cpu: &'a mut GuestCpu<H, V>,
+        vm: &'a Vm<H>,
+        vendor: &'a V,
+        emulated: &'a Emulated,
+    ) -> Self {
+        Self {
+            cpu,
+            vm,
+            vendor,
+            registers: &emulated.registers,
+            hint: emulated.hint,
+        }
+    }
+
+    pub(super) fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
         let space = self.cpu.mmu.space();
-        let mut tables = GuestTables { vm: self.vm, space };
-        match paging::translate(&self.registers, &mut tables, linear, wanted) {
+        let mut tables = GuestTables::new(self.vm, space);
+        match paging::translate(self.registers, &mut tables, linear, wanted) {
             Ok(translation) => Ok(translation.gpa),
             Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),
-            Err(Failure::Host(Error::Again)) => Err(Stop::Retry),
-            Err(Failure::Host(error)) => Err(Stop::Failed(error)),
+            Err(Failure::Host(error)) => Err(failed(error)),
             Err(Failure::NoMemory(_)) => Err(Stop::Unsupported),
         }
     }
@@ -210,7 +238,11 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         len: usize,
         wanted: Wanted,
     ) -> Result<[Option<Part>; 2], Stop> {
-        let long = self.registers.efer.contains(Efer::LMA);
+        // The CPU's own accesses have 64-bit addresses in compatibility mode too.
+        let long = match wanted.mode {
+            Mode::Implicit => self.registers.efer.contains(Efer::LMA),
+            _ => self.cpu.in_64_bit_code(self.vendor),
+        };
         let (first, second) = pieces(linear, len, long);
         let mut parts = [None; 2];
         if second.is_none()
@@ -235,6 +267,33 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         Ok(parts)
     }
 
+    /// Finds out what the host would say of a write.
+    fn probe(&mut self, parts: [Option<Part>; 2]) -> Result<(), Stop> {
+        let space = self.cpu.mmu.space();
+        for Part { gpa, start, end } in parts.into_iter().flatten() {
+            // Where there is no memory a device takes it.
+            let found = self.vm.probe_guest(space, gpa, end.saturating_sub(start));
+            if let Err(MemoryError::Host(error)) = found {
+                return Err(failed(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The host exchanges at most eight bytes in one step. More of them, in memory that others see,
+    /// would not be one.
+    fn refuse_memory(&mut self, linear: u64, len: usize, wanted: Wanted) -> Result<(), Stop> {
+        let space = self.cpu.mmu.space();
+        for Part { gpa, start, end } in self.parts(linear, len, wanted)?.into_iter().flatten() {
+            match self.vm.probe_guest(space, gpa, end.saturating_sub(start)) {
+                Ok(()) => return Err(Stop::Unsupported),
+                Err(MemoryError::Host(error)) => return Err(failed(error)),
+                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Where the operand is by what the hardware said: it has walked the guest's tables, and found
     /// the rights that it needed.
     fn hinted(&self, linear: u64, wanted: Wanted) -> Option<Gpa> {
@@ -244,7 +303,7 @@ impl<H: Hal, V: Vendor> InKernel<'_, H, V> {
         (same && allowed).then_some(gpa)
     }
 
-    fn wanted(&mut self, kind: Kind) -> Wanted {
+    pub(super) fn wanted(&mut self, kind: Kind) -> Wanted {
         Wanted::at(self.vendor.cpl(self.cpu.runner.state()), kind)
     }
 }
@@ -282,16 +341,20 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
         };
         let parts = self.parts(linear, data.len(), wanted)?;
         if access == Access::Probe {
-            return Ok(());
+            return self.probe(parts);
         }
         for Part { gpa, start, end } in parts.into_iter().flatten() {
             let part = data.get_mut(start..end).unwrap_or_default();
+            let device = Target::Memory(gpa.0);
+            if self.cpu.devices.is_answered(device) {
+                self.cpu.devices.read(device, part)?;
+                continue;
+            }
             match self.vm.read_guest(self.cpu.mmu.space(), gpa, part) {
                 Ok(()) => {}
-                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
-                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+                Err(MemoryError::Host(error)) => return Err(failed(error)),
                 Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.read(Target::Memory(gpa.0), part)?;
+                    self.cpu.devices.read(device, part)?;
                 }
             }
         }
@@ -301,15 +364,26 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
     fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
         let wanted = self.wanted(Kind::Write);
         let parts = self.parts(linear, data.len(), wanted)?;
-        for Part { gpa, start, end } in parts.into_iter().flatten() {
-            let part = data.get(start..end).unwrap_or_default();
-            match self.vm.write_guest(self.cpu.mmu.space(), gpa, part) {
-                Ok(()) => {}
-                Err(MemoryError::Host(Error::Again)) => return Err(Stop::Retry),
-                Err(MemoryError::Host(error)) => return Err(Stop::Failed(error)),
+        let space = self.cpu.mmu.space();
+        let bytes = |part: Part| data.get(part.start..part.end).unwrap_or_default();
+        let [Some(first), second] = parts else {
+            return Ok(());
+        };
+        let first = (first.gpa, bytes(first));
+        let Some(second) = second else {
+            return match self.vm.write_guest(space, first.0, first.1) {
+                Ok(()) => Ok(()),
+                Err(MemoryError::Host(error)) => Err(failed(error)),
                 Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.write(Target::Memory(gpa.0), part)?;
+                    self.cpu.devices.write(Target::Memory(first.0.0), first.1)
                 }
+            };
+        };
+        let pieces = [first, (second.gpa, bytes(second))];
+        let there = self.vm.write_guest_both(space, pieces).map_err(failed)?;
+        for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
+            if !there {
+                self.cpu.devices.write(Target::Memory(gpa.0), bytes)?;
             }
         }
         Ok(())
@@ -317,10 +391,13 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
 
     fn compare_exchange(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
         let aligned = Width::new(new.len()).filter(|w| linear.is_multiple_of(w.bytes() as u64));
+        let wanted = self.wanted(Kind::Write);
         let Some(width) = aligned else {
+            if new.len() > 8 {
+                self.refuse_memory(linear, new.len(), wanted)?;
+            }
             return self.write(linear, new).map(|()| true);
         };
-        let wanted = self.wanted(Kind::Write);
         let gpa = self.gpa(linear, wanted)?;
         let word = |bytes: &[u8]| {
             let mut word = [0; 8];
@@ -336,8 +413,7 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
             .compare_exchange_guest(space, gpa, width, before, after)
         {
             Ok(seen) => Ok(seen == before),
-            Err(MemoryError::Host(Error::Again)) => Err(Stop::Retry),
-            Err(MemoryError::Host(error)) => Err(Stop::Failed(error)),
+            Err(MemoryError::Host(error)) => Err(failed(error)),
             Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
                 self.cpu.devices.write(Target::Memory(gpa.0), new)?;
                 Ok(true)

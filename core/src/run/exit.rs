@@ -40,6 +40,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             }
             Pending::Read => self.complete_read(vm, vendor)?,
             Pending::Write => self.tell_devices(),
+            Pending::Together => self.complete_together(vm, vendor)?,
         };
         match step {
             Step::Resume => Ok(None),

@@ -3,15 +3,16 @@
 use waterbear_hal::Hal;
 
 use super::GuestCpu;
+use super::control::GP;
 use super::exit::Step;
 use super::leave::Leave;
 use crate::Error;
 use crate::MemoryError;
-use crate::arch::SegmentName;
+use crate::arch::{Exception, SegmentName};
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
-use crate::paging::{Access, Failure, Kind};
+use crate::paging::{self, Access, Failure, Kind, Registers};
 use crate::vendor::Vendor;
-use crate::vm::Vm;
+use crate::vm::{GuestTables, Vm};
 
 /// The bytes at RIP, as many as could be had.
 #[derive(Clone, Copy, Default)]
@@ -32,6 +33,8 @@ pub(super) enum NoInstruction {
     Changed,
     /// The bytes are none that are known.
     Unknown(Code),
+    /// The CPU refuses it.
+    Refused(Exception),
     /// The host could not.
     Failed(Error),
 }
@@ -68,39 +71,86 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vm: &Vm<H>,
         vendor: &V,
     ) -> Result<(Instruction, Code), NoInstruction> {
+        let size = self.code_size(vendor);
+        match self.fetched(vendor, size) {
+            Some(fetched) => Ok(fetched),
+            None => {
+                let registers = self.paging(vm, vendor);
+                self.fetch(vm, vendor, size, &registers)
+            }
+        }
+    }
+
+    /// The same, for who has asked what decides translations.
+    pub(super) fn instruction_by(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        registers: &Registers,
+    ) -> Result<(Instruction, Code), NoInstruction> {
+        let size = self.code_size(vendor);
+        match self.fetched(vendor, size) {
+            Some(fetched) => Ok(fetched),
+            None => self.fetch(vm, vendor, size, registers),
+        }
+    }
+
+    fn code_size(&mut self, vendor: &V) -> CodeSize {
         let efer = self.efer(vendor);
-        let state = self.runner.state();
-        let cs = vendor.segment(state, SegmentName::Cs);
-        let size = code_size(efer, &cs);
-        let mut code = Code::default();
-        let fetched = vendor.fetched(state);
-        code.len = fetched.len().min(MAX_LENGTH);
+        let cs = vendor.segment(self.runner.state(), SegmentName::Cs);
+        code_size(efer, &cs)
+    }
+
+    /// The instruction in the bytes that the CPU has fetched, if it tells and they are enough.
+    fn fetched(&mut self, vendor: &V, size: CodeSize) -> Option<(Instruction, Code)> {
+        let fetched = vendor.fetched(self.runner.state());
+        if fetched.is_empty() {
+            return None;
+        }
+        let mut code = Code {
+            len: fetched.len().min(MAX_LENGTH),
+            ..Code::default()
+        };
         for (to, &from) in code.bytes.iter_mut().zip(fetched) {
             *to = from;
         }
-        if code.len > 0
-            && let Ok(instruction) = decode(code.bytes(), size)
-        {
-            return Ok((instruction, code));
-        }
+        let instruction = decode(code.bytes(), size).ok()?;
+        Some((instruction, code))
+    }
+
+    /// The instruction in the guest's memory.
+    fn fetch(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        size: CodeSize,
+        registers: &Registers,
+    ) -> Result<(Instruction, Code), NoInstruction> {
+        let state = self.runner.state();
         let rip = vendor.regs(state).rip;
         let linear = match size {
             CodeSize::Bits64 => rip,
-            _ => cs.base.wrapping_add(rip) & 0xffff_ffff,
+            _ => {
+                let cs = vendor.segment(state, SegmentName::Cs);
+                cs.base.wrapping_add(rip) & 0xffff_ffff
+            }
         };
-        code.len = 0;
+        let access = Access::at(vendor.cpl(state), Kind::Fetch);
+        let mut tables = GuestTables::new(vm, self.mmu.space());
+        let mut code = Code::default();
         loop {
             // As far as this page goes; the next one only if the instruction goes on there.
             let at = linear.wrapping_add(code.len as u64);
             let room = (0x1000 - (at & 0xfff)) as usize;
             let end = MAX_LENGTH.min(code.len + room);
-            let gpa = self.translate(vm, vendor, at, Kind::Fetch)?.gpa;
+            let gpa = paging::translate(registers, &mut tables, at, access)?.gpa;
             let part = code.bytes.get_mut(code.len..end).unwrap_or_default();
-            vm.read_guest(self.mmu.space(), gpa, part)?;
+            tables.read_in_page(gpa, part)?;
             code.len = end;
             match decode(code.bytes(), size) {
                 Ok(instruction) => return Ok((instruction, code)),
                 Err(DecodeError::More) if end < MAX_LENGTH => {}
+                Err(DecodeError::TooLong) => return Err(NoInstruction::Refused(GP)),
                 Err(_) => return Err(NoInstruction::Unknown(code)),
             }
         }
@@ -112,6 +162,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match why {
             NoInstruction::Changed => Ok(Step::Resume),
             NoInstruction::Unknown(code) => Ok(self.emulation_failed(&code)),
+            NoInstruction::Refused(exception) => {
+                self.events.raise(exception);
+                Ok(Step::Resume)
+            }
             NoInstruction::Failed(error) => Err(error),
         }
     }
@@ -121,19 +175,5 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.len = code.len;
         self.put_data(code.bytes());
         Step::Leave(Leave::EmulationFailed)
-    }
-}
-
-impl<H: Hal, V: Vendor> GuestCpu<H, V> {
-    /// Where a linear address leads, for the guest's program.
-    pub(super) fn translate(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        linear: u64,
-        kind: Kind,
-    ) -> Result<crate::paging::Translation, Failure> {
-        let access = Access::at(vendor.cpl(self.runner.state()), kind);
-        self.translate_for(vm, vendor, linear, access)
     }
 }

@@ -1,11 +1,11 @@
-//! The guest's memory by linear address.
+//! What decides how the guest's linear addresses are translated.
 use waterbear_hal::{Gpa, Hal};
 
 use super::GuestCpu;
 use crate::arch::{Cr0, Cr4, Efer, Rflags};
-use crate::paging::{self, Access, Cpu, Failure, Registers, Translation};
+use crate::paging::{Cpu, Registers};
 use crate::vendor::{Control, Vendor};
-use crate::vm::{GuestTables, Vm};
+use crate::vm::Vm;
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The four page-directory pointers that CR3 names, from memory.
@@ -48,18 +48,5 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 ..Cpu::default()
             },
         }
-    }
-
-    /// Where a linear address leads.
-    pub(super) fn translate_for(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        linear: u64,
-        access: Access,
-    ) -> Result<Translation, Failure> {
-        let registers = self.paging(vm, vendor);
-        let space = self.mmu.space();
-        paging::translate(&registers, &mut GuestTables { vm, space }, linear, access)
     }
 }

@@ -43,8 +43,9 @@
 //! | `moves` | their operands |
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
+//! | `strings` | REP INS and REP OUTS |
 //! | `fetch` | the bytes of the instruction that left the guest |
-//! | `memory` | the guest's memory by linear address |
+//! | `memory` | how linear addresses are translated |
 //! | `emulation` | instructions that are executed here |
 pub mod control;
 pub mod cpuid;
@@ -62,6 +63,7 @@ mod moves;
 pub mod msr;
 mod mtrr;
 mod quick;
+mod strings;
 
 use waterbear_hal::Hal;
 
@@ -77,6 +79,7 @@ use event::Events;
 use exit::Step;
 pub use leave::Leave;
 use quick::Inside;
+use strings::Together;
 
 /// Bytes that an owner and a guest can exchange at a time.
 pub const DATA: usize = 4096;
@@ -106,6 +109,8 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     devices: Devices,
     /// The instruction that a device answers.
     emulated: Option<Emulated>,
+    /// What the owner does together.
+    together: Option<Together>,
     data: Box<[u8], H>,
     /// How many bytes of the data count.
     len: usize,
@@ -128,6 +133,8 @@ enum Pending {
     Read,
     /// An emulated instruction may have more to tell devices.
     Write,
+    /// Several iterations of REP INS or REP OUTS.
+    Together,
 }
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
@@ -143,7 +150,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             fpu: hal.new_guest_fpu()?,
             cpuid: Table::new(hal),
             host: Features::of_host(host),
-            features: Features::default(),
+            features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
@@ -154,6 +161,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             pending: Pending::Nothing,
             devices: Devices::new(),
             emulated: None,
+            together: None,
             data: array(hal, DATA, |_| 0)?,
             len: 0,
             hal: hal.clone(),
@@ -193,6 +201,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The vendor's state of the vCPU.
     pub fn state(&mut self) -> &mut V::Vcpu {
         self.runner.state()
+    }
+
+    /// Copies the guest's FPU state out, as [`Fpu::read_guest_fpu`](waterbear_hal::Fpu).
+    pub fn read_fpu(&self, into: &mut [u8]) -> bool {
+        self.hal.read_guest_fpu(&self.fpu, into)
+    }
+
+    /// Replaces the guest's FPU state, as [`Fpu::write_guest_fpu`](waterbear_hal::Fpu).
+    pub fn write_fpu(&mut self, from: &[u8]) -> bool {
+        self.hal.write_guest_fpu(&mut self.fpu, from)
     }
 
     /// What the vCPU keeps for its faults.

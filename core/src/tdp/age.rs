@@ -12,7 +12,7 @@ use crate::spte::Kind;
 
 impl<H: Hal> Mmu<H> {
     /// Clears the age of every page mapped in `range` and says whether any was
-    /// used since it was last cleared. May sleep.
+    /// used since it was last cleared. Does not sleep.
     ///
     /// Accessed bits are cleared without a flush: a page in the TLB may look
     /// old for a while, which costs the host a wrong guess and nothing else.
@@ -29,7 +29,8 @@ impl<H: Hal> Mmu<H> {
         let span = Span {
             range,
             floor: Level::L1,
-            yielding: Yielding::Allowed,
+            // The host may ask under a lock of its own under which nothing sleeps.
+            yielding: Yielding::Forbidden,
         };
         self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, mut entry| {
             while entry.kind() == Kind::Leaf && format.is_young(entry.value()) {

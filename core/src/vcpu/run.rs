@@ -100,6 +100,7 @@ impl<V: Vendor> Runner<V> {
             if held_up() {
                 return;
             }
+            hal.refresh_guest_fpu();
             let mut finished = false;
             let exit = vendor.enter(state, root, |state, exit| {
                 finished = owner.finish(state, exit);

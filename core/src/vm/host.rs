@@ -51,7 +51,7 @@ impl<H: Hal> Vm<H> {
     }
 
     /// Clears the age of the pages behind `range`; says whether the guest used
-    /// any since it was last cleared. May sleep.
+    /// any since it was last cleared. Does not sleep.
     pub fn age(&self, range: Range<Hva>) -> bool {
         let slots = self.memslots.read();
         let mut young = false;

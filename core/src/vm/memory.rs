@@ -17,7 +17,6 @@ use waterbear_hal::{Gfn, Gpa, Hal, Hva, Width};
 
 use super::Vm;
 use crate::memslot::{Slot, SlotSet, SpaceId};
-use crate::paging::EntryMemory;
 use crate::{Error, MemoryError};
 
 /// The bits of an address that name a byte of a page.
@@ -76,20 +75,92 @@ impl<H: Hal> Vm<H> {
         let mut done = 0;
         let result = {
             let slots = self.memslots.read();
-            each_part(slots.set(space), gpa, bytes.len(), Use::Write, |part| {
-                let end = part.bytes.end;
-                let piece = bytes.get(part.bytes).ok_or(Error::Invalid)?;
-                let written = self.hal.write(&self.user, part.hva, piece);
-                mark(part.slot, part.frames);
-                written?;
-                done = end;
-                Ok(())
-            })
+            self.write_in(slots.set(space), gpa, bytes, &mut done)
         };
         if let Some(written @ [_, ..]) = bytes.get(..done) {
             self.tell_trackers(space, gpa, written);
         }
         result
+    }
+
+    /// Writes two pieces, those of an operand that crosses pages, or none: both
+    /// are known to be writable before a byte of the first changes. Says for
+    /// each whether there is memory for it; a piece without is not written.
+    /// Otherwise as [`write_guest`](Vm::write_guest).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Again`] and [`Error::Invalid`] as
+    /// [`write_guest`](Vm::write_guest): nothing was written. Another error of
+    /// the host's: nothing was written, unless the owner takes its memory away
+    /// at this very time.
+    pub fn write_guest_both(
+        &self,
+        space: SpaceId,
+        pieces: [(Gpa, &[u8]); 2],
+    ) -> Result<[bool; 2], Error> {
+        let mut there = [false; 2];
+        {
+            let slots = self.memslots.read();
+            let set = slots.set(space);
+            for (there, (gpa, bytes)) in there.iter_mut().zip(pieces) {
+                *there = is_there(self.probe(set, gpa, bytes.len()))?;
+            }
+            for (_, (gpa, bytes)) in there.into_iter().zip(pieces).filter(|(there, _)| *there) {
+                is_there(self.write_in(set, gpa, bytes, &mut 0))?;
+            }
+        }
+        for (_, (gpa, bytes)) in there.into_iter().zip(pieces).filter(|(there, _)| *there) {
+            self.tell_trackers(space, gpa, bytes);
+        }
+        Ok(there)
+    }
+
+    /// Whether `len` bytes from `gpa` on could be written now: their pages are
+    /// brought in, and nothing changes. Context as
+    /// [`write_guest`](Vm::write_guest)'s.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_guest`](Vm::write_guest).
+    pub fn probe_guest(&self, space: SpaceId, gpa: Gpa, len: usize) -> Result<(), MemoryError> {
+        let slots = self.memslots.read();
+        self.probe(slots.set(space), gpa, len)
+    }
+
+    /// [`probe_guest`](Vm::probe_guest) in a read section.
+    fn probe(&self, set: &SlotSet<H>, gpa: Gpa, len: usize) -> Result<(), MemoryError> {
+        each_part(set, gpa, len, Use::Write, |part| {
+            let first = part.hva.0 & !OFFSET;
+            for page in 0..part.frames.end.0.saturating_sub(part.frames.start.0) {
+                // An exchange of 0 for 0 changes nothing, and fails where a
+                // write would.
+                let hva = Hva(first.wrapping_add(page * PAGE_SIZE).max(part.hva.0));
+                self.hal
+                    .compare_exchange(&self.user, hva, Width::Byte, 0, 0)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes in a read section and logs; `done` bytes are in slots that were
+    /// written to the end.
+    fn write_in(
+        &self,
+        set: &SlotSet<H>,
+        gpa: Gpa,
+        bytes: &[u8],
+        done: &mut usize,
+    ) -> Result<(), MemoryError> {
+        each_part(set, gpa, bytes.len(), Use::Write, |part| {
+            let end = part.bytes.end;
+            let piece = bytes.get(part.bytes).ok_or(Error::Invalid)?;
+            let written = self.hal.write(&self.user, part.hva, piece);
+            mark(part.slot, part.frames);
+            written?;
+            *done = end;
+            Ok(())
+        })
     }
 
     /// Replaces the little-endian value of `width` at `gpa`, a multiple of it,
@@ -136,6 +207,15 @@ impl<H: Hal> Vm<H> {
             self.tell_trackers(space, gpa, bytes);
         }
         Ok(seen)
+    }
+}
+
+/// Whether an access found memory.
+fn is_there(result: Result<(), MemoryError>) -> Result<bool, Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => Ok(false),
+        Err(MemoryError::Host(error)) => Err(error),
     }
 }
 
@@ -206,34 +286,4 @@ fn part<H: Hal>(
         hva: Hva(hva.0 + offset),
         bytes: from..from + bytes as usize,
     })
-}
-
-/// The page tables of a guest in an address space of a VM, for
-/// [`paging::translate`](crate::paging::translate). Context as
-/// [`Vm::write_guest`]'s.
-pub struct GuestTables<'a, H: Hal> {
-    /// The VM.
-    pub vm: &'a Vm<H>,
-    /// The address space that the vCPU sees.
-    pub space: SpaceId,
-}
-
-impl<H: Hal> EntryMemory for GuestTables<'_, H> {
-    fn read(&mut self, gpa: Gpa, width: Width) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        let part = bytes.get_mut(..width.bytes()).unwrap_or_default();
-        self.vm.read_guest(self.space, gpa, part)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn compare_exchange(
-        &mut self,
-        gpa: Gpa,
-        width: Width,
-        old: u64,
-        new: u64,
-    ) -> Result<u64, MemoryError> {
-        self.vm
-            .compare_exchange_guest(self.space, gpa, width, old, new)
-    }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`fault`] | the guest touched memory that is not mapped for it |
 //! | [`memory`] | guest memory as bytes, for whoever acts in a vCPU's place |
+//! | [`tables`] | the page tables of a guest, in its memory |
 //! | [`slots`] | slots come and go: what the page tables do about it |
 //! | [`host`] | the host changes or asks about the owner's memory |
 //! | [`dirty`] | the dirty log, as user space reads it |
@@ -13,6 +14,7 @@ pub mod fault;
 pub mod host;
 pub mod memory;
 pub mod slots;
+pub mod tables;
 pub mod track;
 
 use waterbear_hal::{Gfn, Hal, Level};
@@ -26,7 +28,7 @@ use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
 use crate::vcpu::Vcpus;
 
 pub use fault::{Outcome, VcpuMmu};
-pub use memory::GuestTables;
+pub use tables::GuestTables;
 pub use track::Registration;
 
 /// A virtual machine.
@@ -66,6 +68,11 @@ impl<H: Hal> Vm<H> {
             vcpus: Vcpus::new(hal),
             trackers: Trackers::new(hal)?,
         })
+    }
+
+    /// The address space of the owner.
+    pub fn user(&self) -> &H::Space {
+        &self.user
     }
 
     /// The memory slots.

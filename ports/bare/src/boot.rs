@@ -152,10 +152,31 @@ fn command_line() -> Option<u64> {
     None
 }
 
+/// Room for the command line; a longer one is cut.
+const LINE: usize = 1024;
+/// The command line, up to the first zero byte.
+static mut COMMAND_LINE: [u8; LINE] = [0; LINE];
+
+/// Copies the command line from where the loader left it: the heap will use that memory. Once,
+/// before anything else.
+pub fn keep_command_line() {
+    let Some(at) = command_line() else { return };
+    // SAFETY: ends with a zero byte; nobody writes to it.
+    let line = unsafe { CStr::from_ptr(at as *const c_char) }.to_bytes();
+    let kept = &raw mut COMMAND_LINE;
+    // SAFETY: no other CPU runs yet, and nobody has looked.
+    let kept = unsafe { &mut *kept };
+    for (to, from) in kept.iter_mut().zip(line) {
+        *to = *from;
+    }
+}
+
 /// The value of `name=value` on the command line.
 pub fn option(name: &str) -> Option<&'static str> {
-    // SAFETY: ends with a zero byte; nobody writes to it.
-    let line = unsafe { CStr::from_ptr(command_line()? as *const c_char) };
-    let mut words = line.to_str().ok()?.split_ascii_whitespace();
+    let kept = &raw const COMMAND_LINE;
+    // SAFETY: nobody writes to it any more.
+    let line = unsafe { &*kept };
+    let line = line.split(|&byte| byte == 0).next()?;
+    let mut words = str::from_utf8(line).ok()?.split_ascii_whitespace();
     words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }

@@ -6,12 +6,13 @@ use x86::io::{outb, outw};
 
 use crate::console::{self, say};
 use crate::host::{self, percpu, timer};
-use crate::{boot, guests, selftest, smp, traps};
+use crate::{boot, cpu_name, guests, selftest, smp, traps};
 
 /// Where Rust begins, on the boot CPU, with the first 4 GiB mapped one to one.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main() -> ! {
     console::init();
+    boot::keep_command_line();
     host::memory::init();
     traps::init();
     smp::init_cpu(0);
@@ -20,7 +21,11 @@ extern "C" fn kernel_main() -> ! {
     // SAFETY: the handlers are in place.
     unsafe { asm!("sti", options(nostack)) }
     smp::start();
-    let host_is_sound = boot::option("bench").is_some() || selftest::run();
+    let (name, cpus) = (cpu_name::CpuName::read(), host::count());
+    say!("NOTE this machine is {name}, CPUs: {cpus}");
+    // Who measures or wants certain guests has no time for tests of the host.
+    let is_short = boot::option("bench").is_some() || boot::option("only").is_some();
+    let host_is_sound = is_short || selftest::run();
     exit(guests::run() && host_is_sound)
 }
 

@@ -12,6 +12,8 @@ mod boot;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod cpu_name;
+#[cfg(target_os = "none")]
 mod guests;
 #[cfg(target_os = "none")]
 mod hooks;

@@ -1,5 +1,24 @@
 //! Errors as Linux numbers them.
 use waterbear_core::Error;
+use waterbear_core::abi::Failure;
+
+/// No memory.
+pub const ENOMEM: i64 = 12;
+/// A signal came first.
+pub const EINTR: i64 = 4;
+/// The same inside the kernel, for calls that begin anew.
+pub const ERESTARTSYS: i64 = 512;
+/// Memory that failed in hardware.
+pub const EHWPOISON: i64 = 133;
+
+/// The number for what the interface refuses.
+pub const fn failure(failure: Failure) -> i32 {
+    match failure {
+        Failure::TooBig => 7,
+        Failure::Unknown => 25,
+        Failure::Error(error) => errno(error),
+    }
+}
 
 /// The number that a system call returns, negated, for `error`.
 ///
@@ -43,6 +62,16 @@ mod tests {
         ];
         for (error, number) in wanted {
             assert_eq!(errno(error), number, "{error:?}");
+        }
+        assert_eq!(failure(Failure::Unknown), libc::ENOTTY);
+        assert_eq!(failure(Failure::TooBig), libc::E2BIG);
+        let kernels = [
+            (ENOMEM, libc::ENOMEM),
+            (EINTR, libc::EINTR),
+            (EHWPOISON, libc::EHWPOISON),
+        ];
+        for (ours, number) in kernels {
+            assert_eq!(ours, i64::from(number));
         }
     }
 }

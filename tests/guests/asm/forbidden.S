@@ -100,15 +100,18 @@
 8:  mov rax, rbp
     lea edx, [rcx - 1]
     bts rax, rdx
+    // SMEP and SMAP would keep this program from its own pages.
+    and eax, ~0x300000
     TRY(mov cr4, rax)
     mov cr4, rbp
-    loop 8b
+    dec ecx
+    jnz 8b
     mov rbx, cr0
     mov rax, -1
     TRY(mov cr0, rax)
     mov cr0, rbx
 
-    // A stack that is nowhere; jumps to nowhere; garbage for SYSENTER.
+    // A stack that is nowhere; jumps to nowhere; SYSENTER without a segment.
     mov byte ptr [idt + 12 * 16 + 4], 1
     mov byte ptr [idt + 13 * 16 + 4], 1
     mov byte ptr [idt + 14 * 16 + 4], 1
@@ -120,8 +123,10 @@
     ltr ax
     mov rbp, rsp
     mov rsp, 1 << 63
-    TRAP(12, 0, push rax)
+    TRY(push rax)
     mov rsp, rbp
+    or dword ptr [vector], 1 // QEMU raises #GP
+    EQ(dword ptr [vector], 13)
     mov rsp, 0xc0000000
     TRY(push rax)
     mov rsp, rbp
@@ -135,28 +140,16 @@
     mov word ptr [DATA + 4], 0xfff8
     TRY(ljmp [DATA])
     mov ecx, 0x174
-    mov eax, 0xfff0
-    xor edx, edx
-    wrmsr
-    mov ecx, 0x176
-    mov eax, 0x40000000
-    wrmsr
-    mov ecx, 0x174
     xor eax, eax
+    xor edx, edx
     wrmsr
     TRY(sysenter)
     mov rsp, rbp
-    // Descriptor tables that reach beyond everything, and are nowhere.
+    // A descriptor table at an address that there cannot be.
     mov rax, -1
     mov [DATA], rax
     mov [DATA + 8], rax
     TRY(lgdt [DATA])
-    lgdt [gdt_register]
-    mov rax, 0x400000000000
-    mov [DATA + 2], rax
-    TRY(lgdt [DATA])
-    mov eax, FREE
-    TRY(mov fs, eax)
     lgdt [gdt_register]
     // Instructions in memory that is a device, or nothing, or fifteen bytes and more.
     mov eax, DEVICE

@@ -39,6 +39,10 @@ pub enum End {
     Done,
     /// Its CPU shuts down.
     Shutdown,
+    /// Not by itself.
+    Never,
+    /// With an instruction that the kernel leaves to the owner to understand.
+    Unsupported,
 }
 
 /// What a program needs of the machine.
@@ -52,6 +56,10 @@ pub enum Need {
     Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
+    /// Breakpoints and alignment checks in guests. QEMU has neither.
+    DebugExceptions,
+    /// Task switches exit. QEMU does them by itself.
+    TaskSwitches,
     /// VMMCALL exits. QEMU raises #UD.
     Hypercalls,
 }
@@ -129,13 +137,31 @@ pub const PROGRAMS: &[Program] = &[
     program!(every_right_of_every_page, "access_rights"),
     program!(page_tables_in_memory_that_is_protected, "odd_tables"),
     program!(translations_that_have_changed, "translations"),
-    program!(debug_registers_stop_and_stay, "debug_registers"),
-    program!(fpu_registers_stay_apart, "fpu_state", twins: true),
     program!(forbidden_things_harm_nobody_else, "forbidden"),
     program!(an_interrupt_without_a_table_shuts_down, "no_way_back",
         end: End::Shutdown, needs: &[Need::OwnShutdown]),
-    program!(two_vcpus_and_memory_that_changes, "smp2", vcpus: 2),
-    program!(four_vcpus_and_memory_that_changes, "smp4", vcpus: 4),
+    program!(a_guest_that_does_not_stop_is_interrupted, "endless", end: End::Never),
+    program!(every_access_right, "rights"),
+    program!(a_guest_that_spins_is_interrupted, "spin", end: End::Never),
+    program!(breakpoints_on_their_own_handler_s_stack, "endless_debug",
+        end: End::Never, needs: &[Need::DebugExceptions]),
+    program!(alignment_checks_in_their_own_delivery, "endless_alignment",
+        end: End::Never, needs: &[Need::DebugExceptions]),
+    program!(a_string_that_is_longer_than_everything, "endless_string", end: End::Never),
+    program!(page_tables_that_are_nowhere, "tables_nowhere", end: End::Unsupported),
+    program!(a_task_switch_is_left_to_the_owner, "task_switch",
+        end: End::Unsupported, needs: &[Need::TaskSwitches]),
+    program!(odd_descriptors_and_tables_of_themselves, "odd_state"),
+    program!(two_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 2),
+    program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
+    program!(memory_changes_under_two_vcpus, "vcpus_memory", vcpus: 2),
+    program!(no_write_of_two_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 2),
+    program!(every_tracked_write_of_two_vcpus_is_told_of, "vcpus_track", vcpus: 2),
+    program!(memory_changes_under_four_vcpus, "vcpus_memory", vcpus: 4),
+    program!(no_write_of_four_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 4),
+    program!(every_tracked_write_of_four_vcpus_is_told_of, "vcpus_track", vcpus: 4),
+    program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
+    program!(debug_registers_are_the_guests_own, "debug", twins: true),
 ];
 
 /// The program that measures. It tells number and cost of each of [`MEASURED`] through ports 0x570

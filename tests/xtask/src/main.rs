@@ -3,11 +3,13 @@
 //! One file is one command: a command is an entry of [`COMMANDS`] and a module with a `run`
 //! function. Errors are sentences that say what happened and what to do.
 
+mod abi;
 mod artifacts;
 mod bench;
 mod demo;
 mod guest;
 mod libtest;
+mod linux;
 mod machine;
 mod need;
 mod pool;
@@ -47,6 +49,7 @@ const COMMANDS: &[Command] = &[
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,
+    abi::COMMAND,
 ];
 
 fn main() -> ExitCode {

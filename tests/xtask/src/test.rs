@@ -2,6 +2,7 @@
 
 mod bare;
 mod constant;
+mod linux;
 mod loom;
 mod miri;
 mod table;
@@ -21,7 +22,8 @@ pub const COMMAND: Command = Command {
   unit    the tests and the doc tests of every crate
   miri    the proofs under Miri, with strict provenance
   loom    the models in every interleaving; each twin must fail
-  bare    guests on the bare port, on every emulated machine",
+  bare    guests on the bare port, on every emulated machine
+  linux   the module in a stock Debian kernel",
     run,
 };
 
@@ -54,6 +56,10 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "bare",
         run: bare::run,
+    },
+    Layer {
+        name: "linux",
+        run: linux::run,
     },
 ];
 
@@ -138,7 +144,7 @@ mod tests {
     fn without_options_all_layers_run() {
         assert_eq!(
             names(&[]).unwrap(),
-            ["const", "unit", "miri", "loom", "bare"]
+            ["const", "unit", "miri", "loom", "bare", "linux"]
         );
     }
 
@@ -153,6 +159,9 @@ mod tests {
     #[test]
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
-        assert!(error.contains("const, unit, miri, loom, bare"), "{error}");
+        assert!(
+            error.contains("const, unit, miri, loom, bare, linux"),
+            "{error}"
+        );
     }
 }

@@ -38,6 +38,11 @@ const CR4_ALWAYS: Cr4 = Cr4::VME
     .union(Cr4::OSXMMEXCPT);
 
 impl Features {
+    /// Those of a guest without a table: what a CPU has that answers every question with zeros.
+    pub fn none() -> Self {
+        Self::read(&|_function, _index| [0; 4])
+    }
+
     /// Those of a guest's table.
     pub fn of<H: Hal>(table: &Table<H>) -> Self {
         Self::read(&|function, index| table.answer(function, index))

@@ -59,7 +59,7 @@ impl<H: Hal> Table<H> {
         Self {
             entries: Vec::new_in(Heap(hal.clone())),
             near: [[NONE; NEAR]; 3],
-            features: Features::default(),
+            features: Features::none(),
             repeats_highest: false,
         }
     }

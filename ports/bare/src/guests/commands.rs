@@ -99,6 +99,7 @@ pub fn run<V: Vendor>(
             machine.wanted[a as usize].start_at(b.into());
             machine.tell(a as usize);
         }
+        21 => return Ok(Told::sum()),
         _ => return Err(Error::Invalid),
     }
     Ok(0)

@@ -8,6 +8,7 @@ use waterbear_core::run::GuestCpu;
 use waterbear_core::run::cpuid::supported;
 use waterbear_core::vendor::Vendor;
 use waterbear_guests::Need;
+use x86::msr::{IA32_VMX_EPT_VPID_CAP, rdmsr};
 
 use crate::host::Bare;
 
@@ -49,16 +50,31 @@ fn is_bochs() -> bool {
 
 const QEMU: u32 = 1;
 const BOCHS_SVM: u32 = 2;
+const BOCHS: u32 = 4;
+const BLIND_WALKS: u32 = 8;
 
 /// What programs must not expect of an emulated CPU, as bits of `guest.inc`.
 pub fn quirks() -> u32 {
     if is_qemu() {
         QEMU
-    } else if is_bochs() && has(0x8000_0001, 2, 2) {
-        BOCHS_SVM
+    } else if is_bochs() {
+        let more = if has(0x8000_0001, 2, 2) {
+            BOCHS_SVM
+        } else if ept_notes_accesses() {
+            0
+        } else {
+            BLIND_WALKS
+        };
+        BOCHS | more
     } else {
         0
     }
+}
+
+/// Whether this Intel CPU, on which guests run, has accessed and dirty bits in EPT.
+fn ept_notes_accesses() -> bool {
+    // SAFETY: every CPU with EPT has the register.
+    unsafe { rdmsr(IA32_VMX_EPT_VPID_CAP) & 1 << 21 != 0 }
 }
 
 /// Why this machine cannot run a program that needs this.
@@ -73,6 +89,14 @@ pub fn lacks(need: Need) -> Option<&'static str> {
         Need::OwnShutdown => (
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
+        ),
+        Need::DebugExceptions => (
+            !is_qemu(),
+            "this emulator has no breakpoints and alignment checks in guests",
+        ),
+        Need::TaskSwitches => (
+            !is_qemu(),
+            "this emulator switches tasks without telling the host",
         ),
         Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
     };

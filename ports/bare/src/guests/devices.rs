@@ -28,6 +28,7 @@ pub enum Port {
     MmioWrites,
     MmioSize,
     MmioOffset,
+    Strays,
 }
 
 impl Port {
@@ -44,6 +45,7 @@ impl Port {
             0x554 => Port::MmioWrites,
             0x558 => Port::MmioSize,
             0x55c => Port::MmioOffset,
+            0x578 => Port::Strays,
             _ => return None,
         })
     }
@@ -63,6 +65,7 @@ pub struct Devices {
     writes: u32,
     size: u32,
     offset: u32,
+    strays: u32,
     line: [u8; 80],
     line_len: usize,
 }
@@ -82,6 +85,7 @@ impl Devices {
             writes: 0,
             size: 0,
             offset: 0,
+            strays: 0,
             line: [0; 80],
             line_len: 0,
         })
@@ -98,6 +102,7 @@ impl Devices {
             Port::Fifo => bytes.iter().for_each(|&byte| self.push(byte)),
             Port::FifoLength => self.fifo_len = 0,
             Port::MmioReads => (self.reads, self.writes) = (0, 0),
+            Port::Strays => self.strays = 0,
             _ => {}
         }
     }
@@ -120,6 +125,7 @@ impl Devices {
             Port::MmioWrites => self.writes,
             Port::MmioSize => self.size,
             Port::MmioOffset => self.offset,
+            Port::Strays => self.strays,
             Port::Text => 0xe9,
         };
         put(bytes, value.into());
@@ -128,7 +134,9 @@ impl Devices {
     /// An access to memory that is not there.
     pub fn mmio(&mut self, gpa: Gpa, write: bool, bytes: &mut [u8]) {
         let Some(offset) = gpa.0.checked_sub(DEVICE).filter(|&at| at < END) else {
-            if !write {
+            if write {
+                self.strays += 1;
+            } else {
                 bytes.fill(0xff);
             }
             return;

@@ -29,6 +29,8 @@ const ARGUMENT_1: u16 = 0x548;
 const ARGUMENT_2: u16 = 0x54c;
 const VCPU: u16 = 0x560;
 const QUIRKS: u16 = 0x564;
+const TWIN: u16 = 0x568;
+const VCPUS: u16 = 0x56c;
 
 /// A vCPU that runs a program.
 pub struct Drive<'m, 'v, V: Vendor> {
@@ -43,6 +45,8 @@ pub struct Drive<'m, 'v, V: Vendor> {
     /// Interrupts, and an NMI, that come once it halts.
     later: Option<u8>,
     nmi_later: bool,
+    /// Which of two guests this is.
+    pub twin: u32,
 }
 
 type Flow = ControlFlow<Verdict>;
@@ -69,6 +73,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             result: 0,
             later: None,
             nmi_later: false,
+            twin: 0,
         })
     }
 
@@ -203,6 +208,8 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             ARGUMENT_0 => self.result,
             VCPU => self.index as u32,
             QUIRKS => cpuid::quirks(),
+            TWIN => self.twin,
+            VCPUS => self.machine.program.vcpus,
             _ => u32::MAX,
         }
     }

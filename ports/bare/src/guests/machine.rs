@@ -6,7 +6,6 @@ use waterbear_core::Error;
 use waterbear_core::lock::Mutex;
 use waterbear_core::mem::{Box, Shared, Vec, array};
 use waterbear_core::page_track::{TrackerRef, shared};
-use waterbear_core::request::Request;
 use waterbear_core::run::Leave;
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_core::vendor::Vendor;
@@ -25,6 +24,9 @@ pub const VCPUS: usize = 4;
 const LOG_WORDS: usize = 64;
 /// How long a program may run, in nanoseconds. Generous: the emulator's host may be busy.
 const PATIENCE: u64 = 20_000_000_000;
+
+/// How long one may run that never ends.
+const MOMENT: u64 = 300_000_000;
 
 static DEVICES: LockClass = LockClass {
     name: "devices",
@@ -46,6 +48,8 @@ pub enum Verdict {
     Asleep,
     TooManyExits,
     TooLong,
+    /// The host's FPU has something else in it.
+    HostFpu,
 }
 
 impl fmt::Display for Verdict {
@@ -59,6 +63,7 @@ impl fmt::Display for Verdict {
             Verdict::Asleep => f.write_str("it waits for an interrupt that never comes"),
             Verdict::TooManyExits => f.write_str("too many exits"),
             Verdict::TooLong => f.write_str("it took too long"),
+            Verdict::HostFpu => f.write_str("the FPU of the host has changed"),
         }
     }
 }
@@ -169,7 +174,11 @@ impl<'v, V: Vendor> Machine<'v, V> {
             registration: Mutex::new(&Bare, &DEVICES, None)?,
             log: Mutex::new(&Bare, &DEVICES, array(&Bare, LOG_WORDS, |_| 0)?)?,
             exits: AtomicU32::new(0),
-            deadline: timer::now() + PATIENCE,
+            deadline: timer::now()
+                + match program.end {
+                    End::Never => MOMENT,
+                    _ => PATIENCE,
+                },
             over: AtomicBool::new(false),
             verdict: Mutex::new(&Bare, &DEVICES, None)?,
         })
@@ -205,23 +214,24 @@ impl<'v, V: Vendor> Machine<'v, V> {
         drop(place);
         self.over.store(true, Ordering::Release);
         for index in 0..self.program.vcpus {
-            crate::host::signal(index);
             self.tell(index as usize);
         }
     }
 
-    /// Makes a vCPU look at what is wanted of it.
+    /// Makes a vCPU look at what is wanted of it: what it wants is known here and not in the core,
+    /// so its thread has to come out of the guest, or of its sleep. Its CPU has its number.
     pub fn tell(&self, index: usize) {
-        if let Some(vcpu) = self.vm.vcpus().get(index as u32) {
-            vcpu.make_request(Request::EVENT);
-        }
+        crate::host::signal(index as u32);
     }
 
     /// What the program must have come to, if it did not.
     pub fn failure(&self) -> Option<Verdict> {
         let verdict = (*self.verdict.lock()).unwrap_or(Verdict::Asleep);
         match (self.program.end, verdict) {
-            (End::Done, Verdict::Passed) | (End::Shutdown, Verdict::Left(Leave::Shutdown)) => None,
+            (End::Done, Verdict::Passed)
+            | (End::Shutdown, Verdict::Left(Leave::Shutdown))
+            | (End::Never, Verdict::TooLong)
+            | (End::Unsupported, Verdict::Left(Leave::EmulationFailed)) => None,
             (_, verdict) => Some(verdict),
         }
     }

@@ -47,7 +47,7 @@ impl Backing {
 
     /// A word of it, if it has one at `offset`. The guest may run.
     pub fn word(&self, offset: u64) -> Option<*mut u32> {
-        let fits = offset % 4 == 0 && offset < self.slot.size;
+        let fits = offset.is_multiple_of(4) && offset < self.slot.size;
         fits.then(|| (self.hva() + offset) as *mut u32)
     }
 

@@ -11,6 +11,7 @@
 //! | [`commands`] | what a program asks its host to do |
 //! | [`tracker`] | who is told of writes to tracked pages |
 //! | [`drive`] | one vCPU |
+//! | [`twins`] | two guests in turns on one CPU |
 //! | [`cpuid`] | what CPUID says |
 //! | [`bench`] | what exits cost |
 //! | [`host_walk`] | what the host has in its registers, before and after |
@@ -23,6 +24,7 @@ mod host_walk;
 mod machine;
 mod memory;
 mod tracker;
+mod twins;
 
 use waterbear_core::Error;
 use waterbear_core::host_state::HostState;
@@ -78,7 +80,9 @@ fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
             report("the_vendor_s_hooks", Err(why));
         }
     }
-    let wanted = |program: &&Program| boot::option("only").is_none_or(|only| program.name == only);
+    let wanted = |program: &&Program| {
+        boot::option("only").is_none_or(|only| only.split(',').any(|name| program.name == name))
+    };
     let chosen = PROGRAMS.iter().filter(wanted);
     say!("PLAN {}", chosen.clone().count() + 2);
     let mut host = HostWalk::new(states);
@@ -157,14 +161,14 @@ fn one<V: Vendor + Sync>(
         return Err(Miss::Lacks("it needs more CPUs"));
     }
     let _token = registry.vm_created()?;
+    if program.twins {
+        return twins::run(vendor, program);
+    }
     let machine = Machine::new(vendor, program)?;
     let run = |index: u32| match Drive::new(&machine, index as usize) {
         Ok(mut drive) => drive.run(),
         Err(error) => machine.finish(Verdict::Error(error)),
     };
-    if program.twins {
-        return twins(vendor, program, &machine);
-    }
     if program.vcpus == 1 {
         run(0);
     } else {
@@ -175,28 +179,6 @@ fn one<V: Vendor + Sync>(
     // A signal that nobody has taken is for this program alone.
     host::take_signal();
     match machine.failure() {
-        None => Ok(machine.exits.load(core::sync::atomic::Ordering::Relaxed)),
-        Some(why) => Err(Miss::Failed(why)),
-    }
-}
-
-/// Runs a program on two machines in turns, an exit of the one and then an exit of the other.
-fn twins<V: Vendor + Sync>(
-    vendor: &V,
-    program: &'static Program,
-    machine: &Machine<'_, V>,
-) -> Result<u32, Miss> {
-    let twin = Machine::new(vendor, program)?;
-    let mut drives = [Drive::new(machine, 0)?, Drive::new(&twin, 0)?];
-    while !machine.is_over() || !twin.is_over() {
-        for (drive, machine) in drives.iter_mut().zip([machine, &twin]) {
-            if !machine.is_over() {
-                drive.step();
-            }
-        }
-    }
-    host::take_signal();
-    match machine.failure().or(twin.failure()) {
         None => Ok(machine.exits.load(core::sync::atomic::Ordering::Relaxed)),
         Some(why) => Err(Miss::Failed(why)),
     }

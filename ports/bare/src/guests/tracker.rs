@@ -10,6 +10,7 @@ use super::devices::number;
 static WRITES: AtomicU32 = AtomicU32::new(0);
 static ADDRESS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static SUM: AtomicU32 = AtomicU32::new(0);
 static LENGTH: AtomicU32 = AtomicU32::new(0);
 
 /// The tracker. One program at a time uses it, so what it remembers is the program's.
@@ -18,6 +19,7 @@ pub struct Told;
 impl Told {
     pub fn forget() {
         WRITES.store(0, Ordering::Relaxed);
+        SUM.store(0, Ordering::Relaxed);
     }
 
     pub fn writes() -> u32 {
@@ -32,6 +34,10 @@ impl Told {
         BYTES.load(Ordering::Relaxed) as u32
     }
 
+    pub fn sum() -> u32 {
+        SUM.load(Ordering::Relaxed)
+    }
+
     pub fn length() -> u32 {
         LENGTH.load(Ordering::Relaxed)
     }
@@ -42,6 +48,7 @@ impl Tracker for Told {
         ADDRESS.store(gpa.0, Ordering::Relaxed);
         let first = bytes.get(..bytes.len().min(8)).unwrap_or_default();
         BYTES.store(number(first), Ordering::Relaxed);
+        SUM.fetch_add(number(first) as u32, Ordering::Relaxed);
         LENGTH.store(bytes.len() as u32, Ordering::Relaxed);
         WRITES.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,5 +1,6 @@
 //! The CPUs. Each runs one thread, which nobody preempts.
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 use waterbear_hal::{AllocError, Cpu, CpuId, CpuSet};
 
@@ -84,7 +85,7 @@ unsafe impl Cpu for Bare {
     fn yield_now(&self) {}
 
     fn signal_pending(&self) -> bool {
-        false
+        percpu::this().signal.load(Ordering::Relaxed)
     }
 
     fn tsc(&self) -> u64 {

@@ -107,7 +107,7 @@ fn mxcsr(owner: u8) -> u32 {
 }
 
 /// Fills every register with what `owner` has.
-fn put(owner: u8) {
+pub fn put(owner: u8) {
     let mut image = Image::from_cpu();
     for at in free_bytes() {
         image.0[at] = byte(owner, at);
@@ -124,7 +124,7 @@ fn put(owner: u8) {
 }
 
 /// Whether every register has what `owner` has, or 0 for what a reset leaves.
-fn holds(owner: u8) -> bool {
+pub fn holds(owner: u8) -> bool {
     let image = Image::from_cpu();
     let at = |at: usize| if owner == 0 { 0 } else { byte(owner, at) };
     // A part that is as after a reset is not written, and `image` began as 0.

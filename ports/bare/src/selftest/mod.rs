@@ -1,7 +1,7 @@
 //! Tests of the host itself, before any guest runs: a guest's test means
 //! nothing on a host that loses wake-ups or mixes up registers.
 mod cpus;
-mod fpu;
+pub mod fpu;
 mod locks;
 mod memory;
 mod sections;
@@ -14,7 +14,7 @@ use crate::console::say;
 use crate::host;
 
 /// Why a test has not passed.
-enum Miss {
+pub enum Miss {
     Failed(&'static str),
     /// The machine has not what the test needs.
     Skipped(&'static str),

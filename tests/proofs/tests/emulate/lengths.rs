@@ -44,11 +44,10 @@ const PREFIXES: [&[u8]; 12] = [
 fn every_opcode_with_every_modrm_has_the_length_and_operands_that_another_decoder_sees() {
     let mut random = Random::new(SEED);
     let mut complaints = Vec::new();
-    let step = if cfg!(miri) { 61 } else { 1 };
     for size in SIZES {
         for escape in ESCAPES {
             for prefix in PREFIXES {
-                for number in (0..0x1_0000_u32).step_by(step) {
+                for number in 0..0x1_0000_u32 {
                     let mut bytes = [prefix, escape, &[(number >> 8) as u8, number as u8]].concat();
                     while bytes.len() < 24 {
                         bytes.push(random.number() as u8);
@@ -66,7 +65,7 @@ fn random_bytes_have_the_length_and_operands_that_another_decoder_sees() {
     println!("seed {SEED:#x}");
     let mut random = Random::new(SEED);
     let mut complaints = Vec::new();
-    for _ in 0..if cfg!(miri) { 1000 } else { 2_000_000 } {
+    for _ in 0..2_000_000 {
         let mut bytes = [0; 24];
         for byte in &mut bytes {
             *byte = random.number() as u8;

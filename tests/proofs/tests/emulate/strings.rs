@@ -2,21 +2,22 @@
 use waterbear_core::arch::{Exception, Rflags};
 use waterbear_core::emulate::{Access, Done, Stop};
 use waterbear_core::regs::Regs;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 use waterbear_proofs::random::Random;
 
 use crate::flat::{Call, Flat};
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 use crate::{
     form::{Case, state},
     host::Host,
     oracle::compare,
 };
 
+#[cfg(target_arch = "x86_64")]
 const DF: u64 = Rflags::DF.bits();
 const ZF: u64 = Rflags::ZF.bits();
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn strings_do_what_this_cpu_does() {
     let host = Host::new();

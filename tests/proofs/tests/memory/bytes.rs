@@ -1,25 +1,22 @@
 //! What is read is what was written.
+use waterbear_core::Error;
 use waterbear_core::memslot::SlotFlags;
 use waterbear_hal::Gpa;
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_mock::hw::Access;
 use waterbear_proofs::random::Random;
 
-use crate::{END, FRAMES, NORMAL, contents, rig};
+use crate::{END, FRAMES, NORMAL, contents, place, rig};
 
 /// Accesses are shorter than one of these.
-const LONGEST: &[u64] = if cfg!(miri) {
-    &[8, 64, 5000]
-} else {
-    &[8, 64, 5000, 3 * FRAMES * PAGE_SIZE]
-};
+const LONGEST: &[u64] = &[8, 64, 5000, 3 * FRAMES * PAGE_SIZE];
 
 #[test]
 fn bytes_go_to_where_the_process_has_them_across_pages_and_slots() {
     let rig = rig::<true>(SlotFlags::empty());
     let mut model = vec![0; (END - PAGE_SIZE) as usize];
     let mut random = Random::new(7);
-    for _ in 0..if cfg!(miri) { 6 } else { 2000 } {
+    for _ in 0..2000 {
         let longest = random.pick(LONGEST);
         let from = random.below(model.len() as u64);
         let len = random.below(longest.min(model.len() as u64 - from) + 1);
@@ -118,5 +115,32 @@ fn the_last_byte_of_the_address_space_can_be_memory() {
     assert_eq!(seen, [1, 2]);
     let beyond = rig.vm.read_guest(NORMAL, Gpa(end.gpa().0 - 1), &mut seen);
     assert_eq!(beyond, Err(waterbear_core::MemoryError::Missing(end.gpa())));
+    rig.finish();
+}
+
+#[test]
+fn two_pieces_are_written_or_none() {
+    let rig = rig::<true>(SlotFlags::LOG_DIRTY);
+    let pieces = |second| [(Gpa(0x1fff), &[1][..]), (Gpa(second), &[2, 3])];
+    let write = |second| rig.vm.write_guest_both(NORMAL, pieces(second));
+    // The last page of the third slot, and its process.
+    let page = place(2).checked_add_pages(FRAMES - 1).unwrap();
+    let last = END - PAGE_SIZE;
+    let before = contents(&rig);
+    rig.user.protect(page, 1, false);
+    assert_eq!(write(last), Err(Error::Fault));
+    assert_eq!(write(u64::MAX), Err(Error::Invalid));
+    assert_eq!(contents(&rig), before);
+    assert_eq!(rig.dirty_log(0, FRAMES), []);
+    rig.user.protect(page, 1, true);
+    assert_eq!(write(last), Ok([true, true]));
+    assert_eq!(write(END), Ok([true, false]));
+    let mut after = before;
+    after[0xfff] = 1;
+    let at = after.len() - PAGE_SIZE as usize;
+    after[at..at + 2].copy_from_slice(&[2, 3]);
+    assert_eq!(contents(&rig), after);
+    assert_eq!(rig.dirty_log(0, FRAMES), [0]);
+    assert_eq!(rig.dirty_log(2, FRAMES), [FRAMES - 1]);
     rig.finish();
 }

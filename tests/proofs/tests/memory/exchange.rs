@@ -54,7 +54,7 @@ fn an_exchange_that_is_not_aligned_is_refused() {
 
 #[test]
 fn threads_that_count_by_exchanges_lose_no_count() {
-    const EACH: u64 = if cfg!(miri) { 10 } else { 2000 };
+    const EACH: u64 = 2000;
     let rig = rig::<true>(SlotFlags::LOG_DIRTY);
     scope(|scope| {
         for cpu in 0..2 {

@@ -13,19 +13,14 @@ use waterbear_proofs::{Paging, Rig};
 
 use crate::{FRAMES, NORMAL, place, rig};
 
-/// Every kind of paging with every way to find writes that it has; for an
-/// interpreter, one.
-const KINDS: &[(Paging, DirtyTracking)] = if cfg!(miri) {
-    &[(Paging::Ept, DirtyBit)]
-} else {
-    &[
-        (Paging::Ept, WriteProtect),
-        (Paging::Ept, DirtyBit),
-        (Paging::EptPlain, WriteProtect),
-        (Paging::Npt, WriteProtect),
-        (Paging::Npt, DirtyBit),
-    ]
-};
+/// Every kind of paging with every way to find writes that it has.
+const KINDS: &[(Paging, DirtyTracking)] = &[
+    (Paging::Ept, WriteProtect),
+    (Paging::Ept, DirtyBit),
+    (Paging::EptPlain, WriteProtect),
+    (Paging::Npt, WriteProtect),
+    (Paging::Npt, DirtyBit),
+];
 
 /// Proves TDP-13.
 #[test]

@@ -37,26 +37,23 @@ fn rig(flags: SlotFlags) -> (Rig, Tables) {
 }
 
 fn mem(rig: &Rig) -> GuestTables<'_, MockHost> {
-    GuestTables {
-        vm: &rig.vm,
-        space: NORMAL,
-    }
+    GuestTables::new(&rig.vm, NORMAL)
 }
 
 #[test]
 fn a_walk_reads_and_marks_the_guests_memory_and_the_log_has_it() {
     let (rig, tables) = rig(SlotFlags::LOG_DIRTY);
-    let (shape, mut mem) = (Shape::Four, mem(&rig));
-    let found = translate(&shape.registers(), &mut mem, shape.linear(), WRITE).unwrap();
+    let shape = Shape::Four;
+    let found = translate(&shape.registers(), &mut mem(&rig), shape.linear(), WRITE).unwrap();
     assert_eq!(found.gpa, Gpa(shape.page() | shape.linear() & 0xfff));
     let last = tables.entries.len() - 1;
     for (place, &(gpa, entry)) in tables.entries.iter().enumerate() {
         let marks = if place == last { A | D } else { A };
-        assert_eq!(mem.read(gpa, Width::Qword), Ok(entry | marks));
+        assert_eq!(mem(&rig).read(gpa, Width::Qword), Ok(entry | marks));
     }
     assert_eq!(rig.dirty_log(0, 8), [1, 2, 3, 4]);
     // Nothing is left to mark.
-    translate(&shape.registers(), &mut mem, shape.linear(), WRITE).unwrap();
+    translate(&shape.registers(), &mut mem(&rig), shape.linear(), WRITE).unwrap();
     assert_eq!(rig.dirty_log(0, 8), []);
     rig.finish();
 }

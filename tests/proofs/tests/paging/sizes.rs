@@ -18,7 +18,7 @@ fn the_offset_in_the_page_is_the_linear_address_and_the_rest_the_entry() {
         for leaf in shape.leaves() {
             let shift = shape.shift(leaf);
             let levels = (shape.levels() + 1 - leaf) as usize;
-            for _ in 0..if cfg!(miri) { 3 } else { 500 } {
+            for _ in 0..500 {
                 let offset = random.below(1 << shift);
                 let linear = shape.linear() & !((1 << shift) - 1) | offset;
                 let mut tables = Tables::chain(shape, &vec![P | U; levels]);
@@ -164,7 +164,7 @@ fn nothing_that_a_guest_puts_in_registers_and_entries_does_harm() {
     let mut noise = Noise(Random::new(12));
     let accesses: Vec<Access> = crate::accesses().collect();
     let mut reached = 0;
-    for _ in 0..if cfg!(miri) { 200 } else { 100_000 } {
+    for _ in 0..100_000 {
         let mut regs = Registers {
             cr0: Cr0::from_bits_retain(random.number()) | Cr0::PG,
             cr3: random.number(),

@@ -2,10 +2,10 @@
 
 mod fence;
 
-use super::Tally;
+use super::{Skipped, Tally};
 use crate::process::{self, seconds};
 use crate::workspace::Workspace;
-use crate::{Outcome, need};
+use crate::{Outcome, abi, need};
 use std::process::Command;
 
 /// The target without an operating system.
@@ -61,6 +61,17 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     ];
     for (name, faults) in checks {
         report(tally, name, faults.is_empty(), &faults.join("\n"));
+    }
+    let name = "the interface's structures are those of the public header";
+    match abi::compare(workspace)? {
+        Ok(fault) => report(tally, name, fault.is_none(), &fault.unwrap_or_default()),
+        Err(reason) => {
+            println!("  skipped {name}: {reason}");
+            tally.skipped.push(Skipped {
+                name: name.to_owned(),
+                reason,
+            });
+        }
     }
     Ok(())
 }

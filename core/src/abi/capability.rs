@@ -1,0 +1,45 @@
+//! What the interface says of itself.
+use super::kvm;
+use crate::memslot::MAX_SLOTS;
+use crate::vcpu::MAX_VCPUS;
+
+/// The bits of the manual dirty log that work: bitmaps that begin with every
+/// bit set are not among them.
+pub(super) const MANUAL_LOG: u64 = 1;
+
+/// What CHECK_EXTENSION answers: 0 for what does not work, or is not known.
+pub fn value(number: u64) -> u32 {
+    let Ok(number) = u32::try_from(number) else {
+        return 0;
+    };
+    match number {
+        kvm::KVM_CAP_USER_MEMORY
+        | kvm::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
+        | kvm::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
+        | kvm::KVM_CAP_SYNC_MMU
+        | kvm::KVM_CAP_READONLY_MEM
+        | kvm::KVM_CAP_SET_TSS_ADDR
+        | kvm::KVM_CAP_SET_IDENTITY_MAP_ADDR
+        | kvm::KVM_CAP_CHECK_EXTENSION_VM
+        | kvm::KVM_CAP_ENABLE_CAP_VM
+        | kvm::KVM_CAP_HLT
+        | kvm::KVM_CAP_EXT_CPUID
+        | kvm::KVM_CAP_MP_STATE
+        | kvm::KVM_CAP_USER_NMI
+        | kvm::KVM_CAP_XSAVE
+        | kvm::KVM_CAP_VCPU_EVENTS
+        | kvm::KVM_CAP_INTR_SHADOW
+        | kvm::KVM_CAP_DEBUGREGS
+        | kvm::KVM_CAP_XCRS
+        | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        // There are no interrupt controllers here whose inputs could be routed, and the call says
+        // so; but owners that have their own want to hear that routing is known.
+        kvm::KVM_CAP_IRQ_ROUTING => 4096,
+        kvm::KVM_CAP_NR_VCPUS | kvm::KVM_CAP_MAX_VCPUS | kvm::KVM_CAP_MAX_VCPU_ID => {
+            MAX_VCPUS as u32
+        }
+        kvm::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_LOG as u32,
+        kvm::KVM_CAP_NR_MEMSLOTS => MAX_SLOTS as u32,
+        _ => 0,
+    }
+}

@@ -1,0 +1,89 @@
+//! The dirty log, as the interface has it.
+use waterbear_hal::Hal;
+use waterbear_hal::sync::atomic::Ordering;
+
+use super::bytes::{self, Caller, field, words_in, words_out};
+use super::{Answer, DONE, Failure, VmFile, kvm};
+use crate::Error;
+use crate::mem::array;
+use crate::memslot::dirty::WORD_BITS;
+use crate::memslot::{MAX_SLOTS, SpaceId};
+
+/// A slot as the interface names it.
+struct Name {
+    space: SpaceId,
+    id: u32,
+}
+
+impl Name {
+    /// The upper half of the word is the address space.
+    fn new(slot: u32) -> Result<Self, Failure> {
+        let space = SpaceId::new(slot >> 16).ok_or(Error::Invalid)?;
+        let id = slot & 0xffff;
+        if id as usize >= MAX_SLOTS {
+            return Err(Error::Invalid.into());
+        }
+        Ok(Self { space, id })
+    }
+}
+
+impl<H: Hal> VmFile<H> {
+    pub(super) fn get_dirty_log(&self, caller: &impl Caller, argument: u64) -> Answer {
+        const SIZE: usize = size_of::<kvm::kvm_dirty_log>();
+        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+        let name = Name::new(field!(sent, kvm_dirty_log.slot: u32))?;
+        let bitmap = field!(sent, kvm_dirty_log.__bindgen_anon_1: u64);
+        let len = self.log_len(&name)?;
+        let mut log = array(&self.hal, len, |_| 0)?;
+        let clear = !self.manual_log.load(Ordering::Relaxed);
+        // The slot may have been replaced by a longer one meanwhile: then this
+        // is refused.
+        self.vm()
+            .read_dirty_log(name.space, name.id, &mut log, clear)?;
+        let delivered = words_out(caller, bitmap, &log);
+        if delivered.is_err() && clear {
+            self.put_back(&name, &log);
+        }
+        delivered?;
+        DONE
+    }
+
+    pub(super) fn clear_dirty_log(&self, caller: &impl Caller, argument: u64) -> Answer {
+        const SIZE: usize = size_of::<kvm::kvm_clear_dirty_log>();
+        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+        let name = Name::new(field!(sent, kvm_clear_dirty_log.slot: u32))?;
+        let npages = u64::from(field!(sent, kvm_clear_dirty_log.num_pages: u32));
+        let first = field!(sent, kvm_clear_dirty_log.first_page: u64);
+        let bitmap = field!(sent, kvm_clear_dirty_log.__bindgen_anon_1: u64);
+        let len = usize::try_from(npages.div_ceil(WORD_BITS)).map_err(|_| Error::Invalid)?;
+        // Before memory is taken for it.
+        if len > self.log_len(&name)? {
+            return Err(Error::Invalid.into());
+        }
+        let mut mask = array(&self.hal, len, |_| 0)?;
+        words_in(caller, bitmap, &mut mask)?;
+        self.vm()
+            .clear_dirty_log(name.space, name.id, first, npages, &mask)?;
+        DONE
+    }
+
+    /// The number of words in the log of a slot, now.
+    fn log_len(&self, name: &Name) -> Result<usize, Error> {
+        let slots = self.vm().memslots().read();
+        let slot = slots.set(name.space).by_id(name.id);
+        let dirty = slot.and_then(|slot| slot.dirty.as_ref());
+        Ok(dirty.ok_or(Error::NotFound)?.len())
+    }
+
+    /// Gives bits back that were taken and not delivered. They may come to
+    /// another slot of that name, and then say too much, which is allowed.
+    fn put_back(&self, name: &Name, log: &[u64]) {
+        let slots = self.vm().memslots().read();
+        let slot = slots.set(name.space).by_id(name.id);
+        if let Some(dirty) = slot.and_then(|slot| slot.dirty.as_ref()) {
+            for (index, word) in log.iter().enumerate() {
+                dirty.put_back(index, *word);
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Commands of the device node.
+use waterbear_hal::Hal;
+
+use super::{Answer, Caller, Failure, Reply, capability, cpuid, kvm, msrs, no_argument};
+use crate::Error;
+use crate::run::cpuid::HostCpuid;
+
+/// The size of what a vCPU's descriptor maps, in bytes: the page of `kvm_run`,
+/// one for the data of port accesses, one for the ring of coalesced writes.
+pub const VCPU_MAP_SIZE: u32 = 3 * 4096;
+
+/// Carries out a command; `host` is the machine's CPUID. May sleep.
+///
+/// # Errors
+///
+/// [`Failure::Unknown`]; [`Error::Invalid`] for an argument where there must
+/// be none, or an unknown type of VM; [`Failure::TooBig`]; [`Error::Fault`].
+pub fn command<H: Hal>(
+    hal: &H,
+    host: &HostCpuid<'_>,
+    caller: &impl Caller,
+    command: u32,
+    argument: u64,
+) -> Answer {
+    match command {
+        kvm::KVM_GET_SUPPORTED_CPUID => cpuid::supported(hal, host, caller, argument),
+        kvm::KVM_GET_MSR_INDEX_LIST => msrs::list(caller, argument),
+        kvm::KVM_GET_API_VERSION => {
+            no_argument(argument)?;
+            Ok(Reply::Value(kvm::KVM_API_VERSION))
+        }
+        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(argument))),
+        kvm::KVM_GET_VCPU_MMAP_SIZE => {
+            no_argument(argument)?;
+            Ok(Reply::Value(VCPU_MAP_SIZE))
+        }
+        // The argument is the type of the VM, and there is one.
+        kvm::KVM_CREATE_VM if argument == 0 => Ok(Reply::NewVm),
+        kvm::KVM_CREATE_VM => Err(Error::Invalid.into()),
+        _ => Err(Failure::Unknown),
+    }
+}

@@ -1,0 +1,176 @@
+//! Commands of a vCPU's descriptor.
+use waterbear_hal::Hal;
+
+use super::area::{self, RunArea, Wanted};
+use super::bytes::{self, Caller, field};
+use super::vm::VmFile;
+use super::{Answer, DONE, Failure, kvm, no_argument};
+use crate::Error;
+use crate::arch::Rflags;
+use crate::lock::Mutex;
+use crate::lock_order::VCPU;
+use crate::run::cpuid::HostCpuid;
+use crate::run::msr::index::APIC_BASE;
+use crate::run::{GuestCpu, Leave};
+use crate::vendor::Vendor;
+
+/// A vCPU behind a descriptor.
+pub struct VcpuFile<H: Hal, V: Vendor, A> {
+    /// `[I]` its place among the vCPUs of the VM.
+    index: u32,
+    /// Shared with the owner.
+    area: A,
+    /// One thread at a time.
+    state: Mutex<H, State<H, V>>,
+}
+
+/// What the thread that runs the vCPU keeps.
+pub(super) struct State<H: Hal, V: Vendor> {
+    pub(super) cpu: GuestCpu<H, V>,
+    /// Where the answer of a device will be when the vCPU runs again.
+    wanted: Option<Wanted>,
+}
+
+/// What a command of a vCPU may use.
+pub(super) struct Context<'a, H: Hal, V, C> {
+    pub(super) vm: &'a VmFile<H>,
+    pub(super) vendor: &'a V,
+    pub(super) caller: &'a C,
+    pub(super) argument: u64,
+}
+
+impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
+    /// A vCPU as after a reset, which is not among the VM's yet: then
+    /// [`add_vcpu`](VmFile::add_vcpu) must follow. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestCpu::new`].
+    pub fn new(
+        vm: &VmFile<H>,
+        vendor: &V,
+        host: &HostCpuid<'_>,
+        index: u32,
+        area: A,
+    ) -> Result<Self, Error> {
+        let state = State {
+            cpu: GuestCpu::new(&vm.hal, vendor, host)?,
+            wanted: None,
+        };
+        Ok(Self {
+            index,
+            area,
+            state: Mutex::new(&vm.hal, &VCPU, state)?,
+        })
+    }
+
+    /// What is shared with the owner.
+    pub fn area(&self) -> &A {
+        &self.area
+    }
+
+    /// Carries out a command of a thread of the owner's. May sleep; no lock
+    /// held.
+    ///
+    /// # Errors
+    ///
+    /// As the interface says for each.
+    pub fn command(
+        &self,
+        vm: &VmFile<H>,
+        vendor: &V,
+        caller: &impl Caller,
+        command: u32,
+        argument: u64,
+    ) -> Answer {
+        let context = Context {
+            vm,
+            vendor,
+            caller,
+            argument,
+        };
+        let mut state = self.state.lock();
+        match command {
+            kvm::KVM_RUN => self.run(&context, &mut state),
+            kvm::KVM_GET_REGS => state.get_regs(&context),
+            kvm::KVM_SET_REGS => state.set_regs(&context),
+            kvm::KVM_GET_SREGS => state.get_sregs(&context),
+            kvm::KVM_SET_SREGS => state.set_sregs(&context),
+            kvm::KVM_GET_MSRS => state.get_msrs(&context),
+            kvm::KVM_SET_MSRS => state.set_msrs(&context),
+            kvm::KVM_SET_CPUID2 => state.set_cpuid(&context),
+            kvm::KVM_GET_CPUID2 => state.get_cpuid(&context),
+            kvm::KVM_GET_VCPU_EVENTS => state.get_events(&context),
+            kvm::KVM_SET_VCPU_EVENTS => state.set_events(&context),
+            kvm::KVM_GET_DEBUGREGS => state.get_debug(&context),
+            kvm::KVM_SET_DEBUGREGS => state.set_debug(&context),
+            kvm::KVM_GET_FPU => state.get_fpu(&context),
+            kvm::KVM_SET_FPU => state.set_fpu(&context),
+            kvm::KVM_GET_XSAVE => state.get_xsave(&context),
+            kvm::KVM_SET_XSAVE => state.set_xsave(&context),
+            kvm::KVM_GET_XCRS => state.get_xcrs(&context),
+            kvm::KVM_SET_XCRS => state.set_xcrs(&context),
+            kvm::KVM_INTERRUPT => {
+                const SIZE: usize = size_of::<kvm::kvm_interrupt>();
+                let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+                let vector = field!(sent, kvm_interrupt.irq: u32);
+                let vector = u8::try_from(vector).map_err(|_| Error::Invalid)?;
+                state.cpu.queue_interrupt(vector)?;
+                DONE
+            }
+            kvm::KVM_NMI => {
+                state.cpu.queue_nmi();
+                DONE
+            }
+            // Without an interrupt controller in the kernel a vCPU is always
+            // ready to run: waiting is its owner's business.
+            kvm::KVM_GET_MP_STATE => {
+                caller.copy_out(argument, &kvm::KVM_MP_STATE_RUNNABLE.to_le_bytes())?;
+                DONE
+            }
+            kvm::KVM_SET_MP_STATE => {
+                let sent: [u8; 4] = bytes::structure(caller, argument)?;
+                if u32::from_le_bytes(sent) == kvm::KVM_MP_STATE_RUNNABLE {
+                    DONE
+                } else {
+                    Err(Error::Invalid.into())
+                }
+            }
+            _ => Err(Failure::Unknown),
+        }
+    }
+
+    fn run<C: Caller>(&self, context: &Context<'_, H, V, C>, state: &mut State<H, V>) -> Answer {
+        no_argument(context.argument)?;
+        let (vm, vendor) = (context.vm.vm(), context.vendor);
+        let vcpu = vm.vcpus().get(self.index).ok_or(Error::NotFound)?;
+        let wish = area::wish(&self.area);
+        let cpu = &mut state.cpu;
+        cpu.set_cr8(wish.cr8)?;
+        cpu.want_interrupt_window(wish.window);
+        cpu.come_back_at_once(wish.at_once);
+        if let Some(Wanted { offset, len }) = state.wanted.take() {
+            let data = cpu.data();
+            let len = len.min(data.len());
+            if let Some(data) = data.get_mut(..len) {
+                self.area.read(offset, data);
+            }
+        }
+        let result = cpu.run(vm, vcpu, vendor);
+        if let Ok(leave) = &result {
+            state.wanted = area::tell_leave(&self.area, leave, cpu.data());
+        }
+        let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
+        let told = area::State {
+            ready: cpu.ready_for_interrupt(vendor),
+            interrupts_on: rflags.contains(Rflags::IF),
+            cr8: cpu.cr8(),
+            apic_base: cpu.msr(vendor, APIC_BASE).unwrap_or(0),
+        };
+        area::tell_state(&self.area, &told);
+        match result? {
+            Leave::Interrupted => Err(Error::Interrupted.into()),
+            _ => DONE,
+        }
+    }
+}

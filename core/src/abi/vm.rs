@@ -1,0 +1,133 @@
+//! Commands of a VM's descriptor.
+use waterbear_hal::Hal;
+use waterbear_hal::addr::PAGE_SIZE;
+use waterbear_hal::sync::atomic::{AtomicBool, Ordering};
+
+use super::bytes::{self, Caller, field};
+use super::{Answer, DONE, Failure, Reply, capability, kvm};
+use crate::Error;
+use crate::memslot::Region;
+use crate::spte::EntryFormat;
+use crate::tdp::DirtyTracking;
+use crate::vcpu::MAX_VCPUS;
+use crate::vm::Vm;
+
+/// A VM behind a descriptor.
+pub struct VmFile<H: Hal> {
+    /// `[I]` the host.
+    pub(super) hal: H,
+    /// `[I]` the VM.
+    vm: Vm<H>,
+    /// `[a]` reading the dirty log leaves it as it is, and clearing is a
+    /// command of its own.
+    pub(super) manual_log: AtomicBool,
+}
+
+/// The last byte below 4 GiB at which three pages for a task state segment can
+/// begin.
+const TSS_ADDRESS_END: u64 = (1 << 32) - 3 * PAGE_SIZE;
+
+impl<H: Hal> VmFile<H> {
+    /// A VM without memory. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vm::new`].
+    pub fn new(
+        hal: &H,
+        user: H::Space,
+        format: EntryFormat,
+        dirty: DirtyTracking,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            hal: hal.clone(),
+            vm: Vm::new(hal, user, format, dirty)?,
+            manual_log: AtomicBool::new(false),
+        })
+    }
+
+    /// The VM.
+    pub fn vm(&self) -> &Vm<H> {
+        &self.vm
+    }
+
+    /// Puts a vCPU among the VM's: there is no way back. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`], [`Error::Invalid`], [`Error::NoMemory`].
+    pub fn add_vcpu(&self, index: u32) -> Result<(), Error> {
+        self.vm.vcpus().add(index).map(drop)
+    }
+
+    /// Carries out a command of a thread of the owner's. May sleep; no lock
+    /// held.
+    ///
+    /// # Errors
+    ///
+    /// As the interface says for each.
+    pub fn command(&self, caller: &impl Caller, command: u32, argument: u64) -> Answer {
+        match command {
+            kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(argument))),
+            kvm::KVM_SET_USER_MEMORY_REGION => self.set_region(caller, argument),
+            kvm::KVM_GET_DIRTY_LOG => self.get_dirty_log(caller, argument),
+            kvm::KVM_CLEAR_DIRTY_LOG => self.clear_dirty_log(caller, argument),
+            kvm::KVM_ENABLE_CAP => self.enable(caller, argument),
+            // Both are for CPUs that need pages of the guest's memory to run
+            // it in real mode. Such CPUs are refused, so there is nothing to
+            // put there.
+            kvm::KVM_SET_TSS_ADDR if argument <= TSS_ADDRESS_END => DONE,
+            kvm::KVM_SET_TSS_ADDR => Err(Error::Invalid.into()),
+            kvm::KVM_SET_IDENTITY_MAP_ADDR => {
+                let _address: [u8; 8] = bytes::structure(caller, argument)?;
+                DONE
+            }
+            kvm::KVM_SET_GSI_ROUTING => Err(Error::Invalid.into()),
+            kvm::KVM_CREATE_VCPU => self.may_create_vcpu(argument),
+            _ => Err(Failure::Unknown),
+        }
+    }
+
+    /// Whether there can be a vCPU of that index.
+    fn may_create_vcpu(&self, index: u64) -> Answer {
+        let index = u32::try_from(index).map_err(|_| Error::Invalid)?;
+        if index as usize >= MAX_VCPUS {
+            return Err(Error::Invalid.into());
+        }
+        if self.vm.vcpus().get(index).is_some() {
+            return Err(Error::Exists.into());
+        }
+        Ok(Reply::NewVcpu(index))
+    }
+
+    fn set_region(&self, caller: &impl Caller, argument: u64) -> Answer {
+        const SIZE: usize = size_of::<kvm::kvm_userspace_memory_region>();
+        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+        self.vm.set_region(Region::named(
+            field!(sent, kvm_userspace_memory_region.slot: u32),
+            field!(sent, kvm_userspace_memory_region.flags: u32),
+            field!(sent, kvm_userspace_memory_region.guest_phys_addr: u64),
+            field!(sent, kvm_userspace_memory_region.memory_size: u64),
+            field!(sent, kvm_userspace_memory_region.userspace_addr: u64),
+        ))?;
+        DONE
+    }
+
+    fn enable(&self, caller: &impl Caller, argument: u64) -> Answer {
+        const SIZE: usize = size_of::<kvm::kvm_enable_cap>();
+        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+        let flags = field!(sent, kvm_enable_cap.flags: u32);
+        let value = field!(sent, kvm_enable_cap.args: u64);
+        match field!(sent, kvm_enable_cap.cap: u32) {
+            kvm::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+                if flags == 0 && value & !capability::MANUAL_LOG == 0 =>
+            {
+                // Relaxed: whoever is told in user space that it is on is told
+                // after it is.
+                self.manual_log.store(value != 0, Ordering::Relaxed);
+                DONE
+            }
+            _ => Err(Error::Invalid.into()),
+        }
+    }
+}

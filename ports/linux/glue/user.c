@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/* User memory: pages behind addresses, and news of their changes. */
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pgtable.h>
+#include <linux/sched.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "glue.h"
+
+/* NULL for a thread of the kernel's, which owns no memory. */
+struct mm_struct *wb_mm_hold(void)
+{
+	struct mm_struct *mm = current->mm;
+
+	if (mm)
+		mmgrab(mm);
+	return mm;
+}
+
+void wb_mm_drop(struct mm_struct *mm)
+{
+	mmdrop(mm);
+}
+
+bool wb_mm_is_current(struct mm_struct *mm)
+{
+	return current->mm == mm;
+}
+
+/*
+ * How large the piece of memory around the address is that one entry of the
+ * host's page table maps. Tables are freed only after every CPU has had its
+ * interrupts on; each entry is read once, because it may change meanwhile.
+ * Then a notification tells, and what was found here is thrown away.
+ */
+static unsigned int mapping_shift(struct mm_struct *mm, unsigned long address)
+{
+	unsigned int shift = PAGE_SHIFT;
+	unsigned long flags;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);
+	pgd = READ_ONCE(*pgd_offset(mm, address));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, address));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, address));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		shift = PUD_SHIFT;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, address));
+	if (pmd_none(pmd) || !pmd_present(pmd))
+		goto out;
+	if (pmd_leaf(pmd))
+		shift = PMD_SHIFT;
+out:
+	local_irq_restore(flags);
+	return shift;
+}
+
+long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
+		unsigned long *pfn, bool *writable, unsigned int *shift)
+{
+	struct page *page;
+	long got;
+
+	if (current->mm != mm)
+		return -EFAULT;
+	/* The common case, and the only one in which writing is free. */
+	*writable = get_user_pages_fast_only(address, 1, FOLL_WRITE, &page) == 1;
+	if (!*writable) {
+		got = get_user_pages_unlocked(address, 1, &page,
+					      FOLL_HWPOISON | (write ? FOLL_WRITE : 0));
+		if (got != 1)
+			return got < 0 ? got : -EFAULT;
+		*writable = write;
+	}
+	*pfn = page_to_pfn(page);
+	/* Only pages of a compound page are mapped by a large entry. */
+	*shift = PageCompound(page) ? mapping_shift(mm, address) : PAGE_SHIFT;
+	return 0;
+}
+
+void wb_release_page(unsigned long pfn, bool dirty)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	if (dirty && !PageReserved(page))
+		SetPageDirty(page);
+	put_page(page);
+}
+
+bool wb_copy_in(void *to, unsigned long from, size_t size)
+{
+	return !copy_from_user(to, (const void __user *)from, size);
+}
+
+bool wb_copy_out(unsigned long to, const void *from, size_t size)
+{
+	return !copy_to_user((void __user *)to, from, size);
+}
+
+/* Of these sizes, and aligned, an access is one access. */
+#define ONE_ACCESS(at, size, type) \
+	((size) == sizeof(type) && IS_ALIGNED(at, sizeof(type)))
+
+bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
+{
+	const void __user *user = (const void __user *)from;
+
+	if (current->mm != mm)
+		return false;
+	if (ONE_ACCESS(from, size, u64))
+		return !get_user(*(u64 *)to, (const u64 __user *)user);
+	if (ONE_ACCESS(from, size, u32))
+		return !get_user(*(u32 *)to, (const u32 __user *)user);
+	if (ONE_ACCESS(from, size, u16))
+		return !get_user(*(u16 *)to, (const u16 __user *)user);
+	return wb_copy_in(to, from, size);
+}
+
+bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
+	      size_t size)
+{
+	void __user *user = (void __user *)to;
+
+	if (current->mm != mm)
+		return false;
+	if (ONE_ACCESS(to, size, u64))
+		return !put_user(*(const u64 *)from, (u64 __user *)user);
+	if (ONE_ACCESS(to, size, u32))
+		return !put_user(*(const u32 *)from, (u32 __user *)user);
+	if (ONE_ACCESS(to, size, u16))
+		return !put_user(*(const u16 *)from, (u16 __user *)user);
+	return wb_copy_out(to, from, size);
+}
+
+#define EXCHANGE(type)                                                         \
+	do {                                                                   \
+		type was = *old;                                               \
+		unsafe_try_cmpxchg_user((type __user *)at, &was, (type)new,    \
+					fault);                                \
+		*old = was;                                                    \
+	} while (0)
+
+/* What was there comes back in *old. */
+bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
+		 u64 new)
+{
+	if (current->mm != mm || !user_access_begin((void __user *)at, size))
+		return false;
+	switch (size) {
+	case 1:
+		EXCHANGE(u8);
+		break;
+	case 2:
+		EXCHANGE(u16);
+		break;
+	case 4:
+		EXCHANGE(u32);
+		break;
+	default:
+		EXCHANGE(u64);
+		break;
+	}
+	user_access_end();
+	return true;
+fault:
+	user_access_end();
+	return false;
+}
+
+struct wb_notifier {
+	struct mmu_notifier notifier;
+	const void *vm;
+	bool started;
+};
+
+static const void *vm_of(struct mmu_notifier *notifier)
+{
+	return container_of(notifier, struct wb_notifier, notifier)->vm;
+}
+
+static int range_start(struct mmu_notifier *notifier,
+		       const struct mmu_notifier_range *range)
+{
+	waterbear_change_begin(vm_of(notifier), range->start, range->end,
+			       mmu_notifier_range_blockable(range));
+	return 0;
+}
+
+static void range_end(struct mmu_notifier *notifier,
+		      const struct mmu_notifier_range *range)
+{
+	waterbear_change_end(vm_of(notifier), range->start, range->end);
+}
+
+/* Under a page-table lock: does not sleep. */
+static int age(struct mmu_notifier *notifier, struct mm_struct *mm,
+	       unsigned long start, unsigned long end)
+{
+	return waterbear_age(vm_of(notifier), start, end);
+}
+
+static int is_young(struct mmu_notifier *notifier, struct mm_struct *mm,
+		    unsigned long address)
+{
+	return waterbear_is_young(vm_of(notifier), address, address + PAGE_SIZE);
+}
+
+/* The process is gone: nothing of its memory stays mapped. */
+static void gone(struct mmu_notifier *notifier, struct mm_struct *mm)
+{
+	waterbear_change_begin(vm_of(notifier), 0, TASK_SIZE_MAX, true);
+	waterbear_change_end(vm_of(notifier), 0, TASK_SIZE_MAX);
+}
+
+static const struct mmu_notifier_ops notifier_ops = {
+	.invalidate_range_start = range_start,
+	.invalidate_range_end = range_end,
+	.clear_flush_young = age,
+	.clear_young = age,
+	.test_young = is_young,
+	.release = gone,
+};
+
+struct wb_notifier *wb_notifier_new(void)
+{
+	return kzalloc(sizeof(struct wb_notifier), GFP_KERNEL_ACCOUNT);
+}
+
+int wb_notifier_start(struct wb_notifier *notifier, const void *vm)
+{
+	int error;
+
+	notifier->vm = vm;
+	notifier->notifier.ops = &notifier_ops;
+	error = mmu_notifier_register(&notifier->notifier, current->mm);
+	notifier->started = !error;
+	return error;
+}
+
+void wb_notifier_free(struct wb_notifier *notifier)
+{
+	/* Its mm outlives the registration. */
+	if (notifier->started)
+		mmu_notifier_unregister(&notifier->notifier,
+					notifier->notifier.mm);
+	kfree(notifier);
+}

@@ -1,0 +1,167 @@
+//! Memory of the process that owns a VM, and news of its changes.
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use waterbear_hal::addr::PAGE_SHIFT;
+use waterbear_hal::{AllocError, HostPage, Hva, Level, Pfn, ResolveError, User, Width};
+
+use super::{Linux, allocated};
+use crate::errno::{EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
+use crate::glue::{self, MmStruct, NotifierStruct};
+
+/// An `mm_struct`, held with `mmgrab`: the structure stays, its memory goes
+/// with the process.
+pub struct Mm(NonNull<MmStruct>);
+
+// SAFETY: the kernel's structure is made to be shared.
+unsafe impl Send for Mm {}
+// SAFETY: as above.
+unsafe impl Sync for Mm {}
+
+impl Mm {
+    /// That of the calling process.
+    pub fn of_caller() -> Result<Self, AllocError> {
+        Ok(Self(allocated(glue::wb_mm_hold())?))
+    }
+
+    /// Whether it is that of the calling process.
+    pub fn is_callers(&self) -> bool {
+        glue::wb_mm_is_current(self.0.as_ptr())
+    }
+}
+
+impl Drop for Mm {
+    fn drop(&mut self) {
+        // SAFETY: pairs with the hold in `of_caller`.
+        unsafe { glue::wb_mm_drop(self.0.as_ptr()) }
+    }
+}
+
+impl User for Linux {
+    /// The kernel's mmu notifiers.
+    const HAS_NOTIFIER: bool = true;
+
+    type Space = Mm;
+
+    /// `get_user_pages_fast_only`, and `get_user_pages_unlocked` where that
+    /// does not do; the level is read from the host's page table.
+    fn resolve(&self, space: &Mm, hva: Hva, write: bool) -> Result<HostPage, ResolveError> {
+        let (mut pfn, mut writable, mut shift) = (0, false, 0);
+        // SAFETY: the structure is held; the results are ours.
+        let error = unsafe {
+            glue::wb_resolve(
+                space.0.as_ptr(),
+                hva.0,
+                write,
+                &raw mut pfn,
+                &raw mut writable,
+                &raw mut shift,
+            )
+        };
+        match -error {
+            0 => {}
+            ENOMEM => return Err(ResolveError::NoMemory),
+            EINTR | ERESTARTSYS => return Err(ResolveError::Interrupted),
+            EHWPOISON => return Err(ResolveError::Poisoned),
+            _ => return Err(ResolveError::Fault),
+        }
+        let level = Level::LEAVES
+            .into_iter()
+            .rev()
+            .find(|level| level.gfn_shift() + PAGE_SHIFT <= shift)
+            .unwrap_or(Level::L1);
+        Ok(HostPage {
+            pfn: Pfn(pfn),
+            writable,
+            level,
+        })
+    }
+
+    /// `SetPageDirty`, `put_page`.
+    fn release(&self, pfn: Pfn, dirty: bool) {
+        // SAFETY: the caller gives back a reference that `resolve` took.
+        unsafe { glue::wb_release_page(pfn.0, dirty) }
+    }
+
+    /// `get_user` for what is one access, else `copy_from_user`.
+    fn read(&self, space: &Mm, hva: Hva, buf: &mut [u8]) -> Result<(), ResolveError> {
+        // SAFETY: the buffer has that many bytes; the kernel checks the rest.
+        accessed(unsafe { glue::wb_read(space.0.as_ptr(), buf.as_mut_ptr(), hva.0, buf.len()) })
+    }
+
+    /// `put_user` for what is one access, else `copy_to_user`.
+    fn write(&self, space: &Mm, hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {
+        // SAFETY: as above.
+        accessed(unsafe { glue::wb_write(space.0.as_ptr(), hva.0, bytes.as_ptr(), bytes.len()) })
+    }
+
+    /// `unsafe_try_cmpxchg_user`.
+    fn compare_exchange(
+        &self,
+        space: &Mm,
+        hva: Hva,
+        width: Width,
+        old: u64,
+        new: u64,
+    ) -> Result<u64, ResolveError> {
+        let mut seen = old & width.mask();
+        // SAFETY: the kernel checks the address; the result is ours.
+        accessed(unsafe {
+            glue::wb_exchange(
+                space.0.as_ptr(),
+                hva.0,
+                width.bytes(),
+                &raw mut seen,
+                new & width.mask(),
+            )
+        })?;
+        Ok(seen)
+    }
+}
+
+/// What C returns for an access to user memory.
+fn accessed(worked: bool) -> Result<(), ResolveError> {
+    worked.then_some(()).ok_or(ResolveError::Fault)
+}
+
+/// A `struct mmu_notifier`.
+pub struct Notifier(NonNull<NotifierStruct>);
+
+// SAFETY: the kernel's structure is made to be shared.
+unsafe impl Send for Notifier {}
+// SAFETY: as above.
+unsafe impl Sync for Notifier {}
+
+impl Notifier {
+    /// One that is not registered.
+    pub fn new() -> Result<Self, AllocError> {
+        Ok(Self(allocated(glue::wb_notifier_new())?))
+    }
+
+    /// `mmu_notifier_register`: from now on `vm` hears of changes of the
+    /// calling process's memory.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's number.
+    ///
+    /// # Safety
+    ///
+    /// `vm` is what the functions `waterbear_change_*` want, and outlives this
+    /// value. Once.
+    pub unsafe fn start(&self, vm: *const c_void) -> Result<(), i32> {
+        // SAFETY: ours until dropped; the rest is the caller's promise.
+        match unsafe { glue::wb_notifier_start(self.0.as_ptr(), vm) } {
+            0 => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+impl Drop for Notifier {
+    /// `mmu_notifier_unregister`, which waits for notifications that run.
+    fn drop(&mut self) {
+        // SAFETY: nobody has a handle any more.
+        unsafe { glue::wb_notifier_free(self.0.as_ptr()) }
+    }
+}

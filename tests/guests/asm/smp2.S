@@ -1,3 +1,0 @@
-// Two vCPUs.
-.set CPUS, 2
-#include "smp.inc"

@@ -1,3 +1,0 @@
-// Four vCPUs.
-.set CPUS, 4
-#include "smp.inc"

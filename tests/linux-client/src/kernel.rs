@@ -1,0 +1,232 @@
+//! The module in the kernel: loading, unloading, CPUs, others that use the
+//! same hardware, and what the kernel has to say.
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use waterbear_core::abi::kvm::*;
+
+use crate::node::{self, NODE, same};
+use crate::sys::{self, Mapping, ioctl};
+use crate::{Outcome, memory, vm};
+
+/// Where the module is.
+pub const MODULE: &str = "/waterbear.ko";
+pub const NAME: &str = "waterbear";
+
+/// The kernel's log so far.
+fn log() -> String {
+    let mut text = String::new();
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg");
+    let Ok(mut file) = file else { return text };
+    // One record per read; it ends with an error.
+    let mut record = [0; 8192];
+    while let Ok(length @ 1..) = file.read(&mut record) {
+        text += &String::from_utf8_lossy(&record[..length]);
+    }
+    text
+}
+
+/// Fails unless the log has these words.
+fn said(words: &str) -> Outcome {
+    if log().contains(words) {
+        Ok(())
+    } else {
+        Err(format!("the log does not say {words:?}"))
+    }
+}
+
+pub fn the_module_loads_and_says_so() -> Outcome {
+    same("loading", sys::load(MODULE, ""), Ok(()))?;
+    said("waterbear: SVM: registered")?;
+    same("the node is there", Path::new(NODE).exists(), true)
+}
+
+pub fn a_second_load_is_refused() -> Outcome {
+    same("loading", sys::load(MODULE, ""), Err(libc::EEXIST))
+}
+
+pub fn the_module_stays_while_a_vm_is_open() -> Outcome {
+    let node = node::open()?;
+    let busy = Err(libc::EAGAIN);
+    same("with the node open", sys::unload(NAME), busy)?;
+    let vm = vm::make()?;
+    drop(node);
+    same("with a VM open", sys::unload(NAME), busy)?;
+    drop(vm);
+    node::open().map(drop)
+}
+
+pub fn a_vm_goes_with_its_killed_owner() -> Outcome {
+    for _ in 0..5 {
+        let child = sys::fork(|| {
+            let memory = Mapping::new(1 << 20);
+            let vms: Vec<_> = (0..10).map_while(|_| vm::make().ok()).collect();
+            for vm in &vms {
+                let _ = memory::set(vm, (0, 0, 0, 1 << 20, memory.address()));
+            }
+            loop {
+                std::thread::yield_now();
+            }
+        })
+        .map_err(|error| format!("no child: error {error}"))?;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        sys::kill(child);
+        same(
+            "the end of the child",
+            sys::wait(child),
+            Ok(256 + libc::SIGKILL),
+        )?;
+    }
+    same("with nobody left", sys::unload(NAME), Ok(()))?;
+    same("loading again", sys::load(MODULE, ""), Ok(()))
+}
+
+/// Switches the second CPU off or on.
+pub fn second_cpu(on: bool) -> Outcome {
+    let file = "/sys/devices/system/cpu/cpu1/online";
+    fs::write(file, if on { "1" } else { "0" }).map_err(|error| format!("{file}: {error}"))
+}
+
+pub fn cpus_come_and_go_under_a_vm() -> Outcome {
+    for _ in 0..3 {
+        let vm = vm::make()?;
+        second_cpu(false)?;
+        let other = vm::make()?;
+        drop(vm);
+        second_cpu(true)?;
+        let third = vm::make()?;
+        drop(other);
+        drop(third);
+    }
+    // Comes while nobody uses it, goes while somebody does.
+    second_cpu(false)?;
+    second_cpu(true)?;
+    vm::make().map(drop)
+}
+
+pub fn the_module_unloads_and_the_node_goes() -> Outcome {
+    same("unloading", sys::unload(NAME), Ok(()))?;
+    said("waterbear: SVM: unregistered")?;
+    same("the node is there", Path::new(NODE).exists(), false)
+}
+
+/// A number from `/proc/meminfo`, in KiB.
+fn meminfo(name: &str) -> Result<u64, String> {
+    let text = fs::read_to_string("/proc/meminfo").map_err(|error| error.to_string())?;
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_suffix(" kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .ok_or_else(|| format!("no {name}"))
+}
+
+pub fn twenty_loads_and_unloads_leave_nothing() -> Outcome {
+    const ROUNDS: u64 = 20;
+    // What a leaked VM or CPU would cost in all.
+    const PLENTY: u64 = ROUNDS * 16;
+    let round = || -> Outcome {
+        same("loading", sys::load(MODULE, ""), Ok(()))?;
+        let vms = [vm::make()?, vm::make()?];
+        let memory = Mapping::new(1 << 20);
+        let slot = (0, KVM_MEM_LOG_DIRTY_PAGES, 0, 1 << 20, memory.address());
+        same("a slot", memory::set(&vms[0], slot), Ok(0))?;
+        drop(vms);
+        same("unloading", sys::unload(NAME), Ok(()))
+    };
+    round()?;
+    let used = || Ok::<_, String>(meminfo("SUnreclaim:")? + meminfo("VmallocUsed:")?);
+    let before = used()?;
+    for _ in 0..ROUNDS {
+        round()?;
+    }
+    let after = used()?;
+    if after > before + PLENTY {
+        return Err(format!("{before} KiB in use before, {after} KiB after"));
+    }
+    Ok(())
+}
+
+pub fn a_second_node_appears_when_asked_for() -> Outcome {
+    same("loading", sys::load(MODULE, "kvm_node=1"), Ok(()))?;
+    let node = node::open_at("/dev/kvm")?;
+    same("version", ioctl(&node, KVM_GET_API_VERSION, 0), Ok(12))?;
+    same("unloading", sys::unload(NAME), Err(libc::EAGAIN))?;
+    drop(node);
+    same("unloading", sys::unload(NAME), Ok(()))?;
+    same("it is there", Path::new("/dev/kvm").exists(), false)
+}
+
+pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
+    const BUSY: Result<(), i32> = Err(libc::EBUSY);
+    for module in ["rng-core", "irqbypass", "kvm", "ccp", "kvm-amd"] {
+        let loaded = sys::load(&format!("/{module}.ko"), "");
+        // Some are part of some kernels.
+        if loaded != Err(libc::ENOENT) {
+            same(module, loaded, Ok(()))?;
+        }
+    }
+    let stock = node::open_at("/dev/kvm")?;
+    let make = || ioctl(&stock, KVM_CREATE_VM, 0).map(sys::owned);
+    let guest = make().map_err(|error| format!("stock KVM: error {error}"))?;
+    // It has the hardware.
+    same("loading", sys::load(MODULE, ""), BUSY)?;
+    said("has hardware virtualisation in use by somebody else")?;
+    drop(guest);
+    // It has not, but it has the name.
+    same("loading", sys::load(MODULE, "kvm_node=1"), Ok(()))?;
+    said("waterbear: /dev/kvm is somebody else's")?;
+    let guest = make().map_err(|error| format!("stock KVM: error {error}"))?;
+    let node = node::open()?;
+    let answer = ioctl(&node, KVM_CREATE_VM, 0);
+    same("a VM beside a stock one", answer, Err(libc::EBUSY))?;
+    drop(guest);
+    // Now we have the hardware.
+    let vm = vm::make()?;
+    same("a stock VM beside ours", make().map(drop), BUSY)?;
+    drop(vm);
+    make().map_err(|error| format!("stock KVM after us: error {error}"))?;
+    drop(node);
+    same("unloading", sys::unload(NAME), Ok(()))
+}
+
+pub fn a_cpu_without_virtualisation_is_refused_in_words() -> Outcome {
+    same("loading", sys::load(MODULE, ""), Err(libc::EOPNOTSUPP))?;
+    let words = "this CPU has no hardware virtualisation of this kind";
+    said(&format!("waterbear: SVM: {words}"))?;
+    said(&format!("waterbear: VMX: {words}"))?;
+    same("the node is there", Path::new(NODE).exists(), false)
+}
+
+pub fn the_kernel_has_nothing_to_complain_about() -> Outcome {
+    const COMPLAINTS: [&str; 12] = [
+        "WARNING:",
+        "BUG:",
+        "Oops",
+        "Call Trace",
+        "unchecked MSR",
+        "general protection",
+        "scheduling while atomic",
+        "sleeping function",
+        "stall",
+        "INFO: task",
+        "Bad page",
+        "use-after-free",
+    ];
+    let log = log();
+    match log
+        .lines()
+        .find(|line| COMPLAINTS.iter().any(|words| line.contains(words)))
+    {
+        Some(line) => Err(line.to_owned()),
+        None => Ok(()),
+    }
+}

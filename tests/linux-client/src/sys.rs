@@ -1,0 +1,256 @@
+//! System calls, each behind a safe function.
+use std::ffi::{CString, c_long, c_void};
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// The number of the last error.
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// The result of a system call, or its error number.
+fn checked(result: c_long) -> Result<c_long, i32> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+fn c_string(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// Mounts what a machine needs and shows the console as it is written.
+pub fn prepare_machine() {
+    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        let _ = std::fs::create_dir_all(at);
+        let (kind, at) = (c_string(kind), c_string(at));
+        // SAFETY: the strings end and outlive the call.
+        unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
+    }
+}
+
+/// Switches the machine off.
+pub fn power_off() -> ! {
+    // SAFETY: no memory is involved.
+    unsafe { libc::sync() };
+    // SAFETY: as above.
+    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    std::process::exit(1)
+}
+
+/// An ioctl with a number as its argument.
+pub fn ioctl(fd: &impl AsRawFd, command: u32, argument: u64) -> Result<i32, i32> {
+    ioctl_long(fd, u64::from(command), argument)
+}
+
+/// An ioctl with a command of 64 bits, as some callers extend its sign.
+pub fn ioctl_long(fd: &impl AsRawFd, command: u64, argument: u64) -> Result<i32, i32> {
+    // SAFETY: the kernel checks every argument; those that point to memory of
+    // this process point to live values of the right type, or are to be
+    // refused.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), command, argument) };
+    checked(result).map(|value| value as i32)
+}
+
+/// An ioctl whose argument is a structure.
+pub fn ioctl_with<T>(fd: &impl AsRawFd, command: u32, argument: &T) -> Result<i32, i32> {
+    ioctl(fd, command, ptr::from_ref(argument) as u64)
+}
+
+/// A descriptor that an ioctl has returned.
+pub fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made it for us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Loads a module.
+pub fn load(path: &str, parameters: &str) -> Result<(), i32> {
+    let file = File::open(path).map_err(|_| libc::ENOENT)?;
+    let parameters = c_string(parameters);
+    // SAFETY: the string ends and outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            parameters.as_ptr(),
+            0,
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Unloads a module, if nobody uses it.
+pub fn unload(name: &str) -> Result<(), i32> {
+    let name = c_string(name);
+    // SAFETY: the string ends and outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    checked(result).map(drop)
+}
+
+/// Runs `child` in a process of its own, which ends with the returned status.
+pub fn fork(child: impl FnOnce() -> i32) -> Result<i32, i32> {
+    // SAFETY: this process has one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            let status = child();
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(status) }
+        }
+        pid => checked(pid.into()).map(|pid| pid as i32),
+    }
+}
+
+/// Waits for a child and returns its status: below 256 its own, above that a
+/// signal.
+pub fn wait(pid: i32) -> Result<i32, i32> {
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    checked(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into())?;
+    Ok(if libc::WIFEXITED(status) {
+        libc::WEXITSTATUS(status)
+    } else {
+        256 + libc::WTERMSIG(status)
+    })
+}
+
+/// Kills a child.
+pub fn kill(pid: i32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// Sends this process a signal in so many milliseconds.
+pub fn alarm_in(milliseconds: i64) {
+    // SAFETY: integers.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as *const () as usize;
+    // SAFETY: the handler does nothing, so it may run anywhere.
+    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    let timer = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: libc::timeval {
+            tv_sec: 0,
+            tv_usec: milliseconds * 1000,
+        },
+    };
+    // SAFETY: the timer lives as long as the call.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
+}
+
+/// Memory of this process.
+pub struct Mapping {
+    start: *mut c_void,
+    size: usize,
+}
+
+impl Mapping {
+    /// That many bytes of fresh memory.
+    pub fn new(size: usize) -> Self {
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED, "no memory");
+        Self { start, size }
+    }
+
+    /// What a descriptor maps.
+    pub fn of(fd: &impl AsRawFd, size: usize) -> Result<Self, String> {
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(format!("no mapping: error {}", errno()));
+        }
+        Ok(Self { start, size })
+    }
+
+    /// A part of it, which stays part of it.
+    pub fn part(&self, offset: usize, size: usize) -> ManuallyDrop<Self> {
+        assert!(offset + size <= self.size);
+        let start = self.start.wrapping_byte_add(offset);
+        ManuallyDrop::new(Self { start, size })
+    }
+
+    /// Reads a value at `offset`, while others may write there.
+    pub fn read<T: Copy>(&self, offset: usize) -> T {
+        assert!(offset + size_of::<T>() <= self.size);
+        let at = self.start.wrapping_byte_add(offset).cast::<T>();
+        assert!(at.is_aligned());
+        // SAFETY: in bounds, aligned; the types are integers.
+        unsafe { at.read_volatile() }
+    }
+
+    /// Writes bytes from `offset` on, while others may read there.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.size);
+        for (index, byte) in bytes.iter().enumerate() {
+            let at = self.start.cast::<u8>().wrapping_add(offset + index);
+            // SAFETY: in bounds.
+            unsafe { at.write_volatile(*byte) }
+        }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> u64 {
+        self.start as u64
+    }
+
+    /// Writes a byte to every page.
+    pub fn touch(&self, byte: u8) {
+        for offset in (0..self.size).step_by(4096) {
+            // SAFETY: in bounds.
+            let at = unsafe { self.start.cast::<u8>().add(offset) };
+            // SAFETY: ours, and nobody else reads it as Rust memory.
+            unsafe { at.write_volatile(byte) }
+        }
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Gives advice about all of it.
+    pub fn advise(&self, advice: i32) -> Result<(), i32> {
+        // SAFETY: our mapping, to whose content nobody refers.
+        checked(unsafe { libc::madvise(self.start, self.size, advice) }.into()).map(drop)
+    }
+
+    /// Changes its rights.
+    pub fn protect(&self, rights: i32) -> Result<(), i32> {
+        // SAFETY: as above.
+        checked(unsafe { libc::mprotect(self.start, self.size, rights) }.into()).map(drop)
+    }
+}
+
+// SAFETY: the memory is only touched with volatile accesses, for others change it anyway.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`; nobody refers to it.
+        unsafe { libc::munmap(self.start, self.size) };
+    }
+}
