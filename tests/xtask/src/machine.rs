@@ -71,8 +71,8 @@ pub const BENCH_MACHINES: &[Machine] = &[
     bochs("corei7_skylake_x", 1, Expect::Guests("VMX")),
 ];
 
-/// Where the cost of a kick is measured, which takes two processors: each belongs to the machine
-/// above that has the same one. QEMU counts instructions with one processor only.
+/// Where the cost of a kick is measured, which takes two processors: each goes with the machine
+/// above that has one of the same kind. QEMU counts instructions with one processor only.
 pub const KICK_MACHINES: &[Machine] = &[
     bochs("ryzen", 2, Expect::Guests("SVM")),
     bochs("corei7_skylake_x", 2, Expect::Guests("VMX")),

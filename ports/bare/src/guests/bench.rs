@@ -1,6 +1,6 @@
 //! What exits cost, measured by a guest with the time-stamp counter. On the emulated machines where
-//! this is run, one tick is one instruction. On a machine with more CPUs than one it is not, and
-//! what a kick costs is measured there instead.
+//! this is run, one tick is one instruction. Machines with more CPUs than one are less exact, and
+//! measure [what a kick costs](super::kick) instead.
 use waterbear_core::Error;
 use waterbear_core::registry::Registry;
 use waterbear_core::run::{GuestCpu, Leave};

@@ -1,5 +1,6 @@
 //! What a kick costs: one CPU runs a guest that only counts in its memory, the other kicks it out
-//! and waits until it counts again.
+//! and waits until it counts again. Bochs's CPUs take turns of 5 instructions: one tick is one
+//! instruction of each, and what comes out is the longest chain of instructions, not their sum.
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use waterbear_core::Error;
