@@ -184,3 +184,13 @@ pub const MEASURED: &[&str] = &[
     "nested-page fault, 4 KiB, read",
     "write-protect fault under the dirty log",
 ];
+
+/// The program that is kicked: its second vCPU, the only one that runs, counts at [`KICK_COUNT`]
+/// for ever, with interrupts on and without exits.
+pub const KICKED: Program = program!(kick, "kick", vcpus: 2);
+
+/// Where it counts, 32 bits.
+pub const KICK_COUNT: u64 = 0x4_0000;
+
+/// What is measured with it.
+pub const KICK: &str = "kick round trip";

@@ -71,6 +71,13 @@ pub const BENCH_MACHINES: &[Machine] = &[
     bochs("corei7_skylake_x", 1, Expect::Guests("VMX")),
 ];
 
+/// Where the cost of a kick is measured, which takes two processors: each goes with the machine
+/// above that has one of the same kind. QEMU counts instructions with one processor only.
+pub const KICK_MACHINES: &[Machine] = &[
+    bochs("ryzen", 2, Expect::Guests("SVM")),
+    bochs("corei7_skylake_x", 2, Expect::Guests("VMX")),
+];
+
 /// Every machine that the bare port is tested on. Bochs runs its processors in
 /// turns, so each more costs as much time again, and more; one machine has two.
 pub const MACHINES: &[Machine] = &[
@@ -213,7 +220,7 @@ impl Image {
     /// Bochs reads its configuration from a file and starts in its debugger,
     /// which is told to continue and then to quit.
     fn bochs(&self, machine: &Machine) -> Outcome<Command> {
-        let folder = self.work.join(machine.cpu);
+        let folder = self.work.join(format!("{}-{}", machine.cpu, machine.cpus));
         let configuration = format!(
             "megs: 256\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\

@@ -14,6 +14,7 @@
 //! | [`twins`] | two guests in turns on one CPU |
 //! | [`cpuid`] | what CPUID says |
 //! | [`bench`] | what exits cost |
+//! | [`kick`] | what a kick costs |
 //! | [`host_walk`] | what the host has in its registers, before and after |
 mod bench;
 mod commands;
@@ -21,6 +22,7 @@ mod cpuid;
 mod devices;
 mod drive;
 mod host_walk;
+mod kick;
 mod machine;
 mod memory;
 mod tracker;

@@ -31,7 +31,8 @@ static TSC_RATE: AtomicU64 = AtomicU64::new(1);
 static SIGNALS: AtomicBool = AtomicBool::new(false);
 static APIC_RATE: AtomicU64 = AtomicU64::new(1);
 
-fn tsc() -> u64 {
+/// The time-stamp counter of this CPU.
+pub fn tsc() -> u64 {
     // SAFETY: every 64-bit processor has it.
     unsafe { _rdtsc() }
 }
