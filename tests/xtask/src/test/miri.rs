@@ -17,7 +17,7 @@ const FLAGS: &str = "-Zmiri-strict-provenance";
 
 /// A batch that runs longer is stopped. The tests are cut to take seconds each, so this is a hang or
 /// a test that grew out of Miri's reach.
-const LIMIT: Duration = Duration::from_secs(6 * 60);
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Test programs that are not run, because [`WHY_LEFT_OUT`].
 const LEFT_OUT: &[&str] = &["emulate", "memory", "paging", "run"];
@@ -108,7 +108,7 @@ fn divide(programs: Vec<TestProgram>) -> (Vec<String>, Vec<TestProgram>) {
 /// Cuts the lists so that every processor has several batches to take.
 fn batches(programs: Vec<(String, Vec<String>)>) -> Vec<Batch> {
     let total: usize = programs.iter().map(|(_, tests)| tests.len()).sum();
-    let size = (total / (pool::workers() * 24)).clamp(1, 4);
+    let size = (total / (pool::workers() * 24)).clamp(1, 2);
     let mut batches = Vec::new();
     for (program, tests) in programs {
         for tests in tests.chunks(size) {
