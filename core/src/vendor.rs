@@ -32,6 +32,12 @@ pub trait Hardware: Send + Sync {
     /// What it lacks.
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported>;
 
+    /// What a guest can have of an answer that this machine's CPUID gave: some instructions work in
+    /// a guest only where hardware virtualisation has a control for them. Any context.
+    fn limit_cpuid(&self, _function: u32, _index: u32, answer: [u32; 4]) -> [u32; 4] {
+        answer
+    }
+
     /// Whether somebody has switched hardware virtualisation on, on this CPU.
     /// Changes nothing.
     fn is_enabled(&self, cpu: CpuId) -> bool;

@@ -62,11 +62,6 @@ impl<H: Hal> Vmx<H> {
         &self.machine.features
     }
 
-    /// An answer of this machine's CPUID, with only what a guest can have.
-    pub fn limit_cpuid(&self, function: u32, index: u32, answer: [u32; 4]) -> [u32; 4] {
-        self.machine.controls.limit_cpuid(function, index, answer)
-    }
-
     /// Runs `f` with the vCPU's control structure current on this CPU. `None` when VMX operation
     /// is off, as it is when the machine goes down.
     fn with<R>(
@@ -99,6 +94,10 @@ impl<H: Hal> Hardware for Vmx<H> {
 
     fn entry_format(&self) -> EntryFormat {
         self.format
+    }
+
+    fn limit_cpuid(&self, function: u32, index: u32, answer: [u32; 4]) -> [u32; 4] {
+        self.machine.controls.limit_cpuid(function, index, answer)
     }
 
     fn check_cpu(&self, cpu: CpuId) -> Result<(), Unsupported> {

@@ -149,7 +149,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             mmu: VcpuMmu::new(),
             fpu: hal.new_guest_fpu()?,
             cpuid: Table::new(hal),
-            host: Features::of_host(host),
+            host: Features::of_host(&|function, index| {
+                vendor.limit_cpuid(function, index, host(function, index))
+            }),
             features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),

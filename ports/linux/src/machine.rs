@@ -109,8 +109,11 @@ impl Machine {
     }
 }
 
-/// The machine's CPUID.
+/// The machine's CPUID, as far as guests can have what it says.
 pub fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
     let answer = core::arch::x86_64::__cpuid_count(leaf, index);
-    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    let answer = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+    get().map_or(answer, |machine| {
+        machine.hardware().limit_cpuid(leaf, index, answer)
+    })
 }

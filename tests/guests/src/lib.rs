@@ -50,10 +50,6 @@ pub enum End {
 pub enum Need {
     /// Segment limits and rights are checked on every access. QEMU's emulator does not.
     SegmentChecks,
-    /// XSAVE and AVX.
-    Avx,
-    /// Process-context identifiers.
-    Pcid,
     /// A triple fault in a guest is the guest's. Under Bochs's SVM the whole machine resets.
     OwnShutdown,
     /// Breakpoints and alignment checks in guests. QEMU has neither.

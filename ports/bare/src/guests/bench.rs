@@ -46,7 +46,7 @@ fn measure<V: Vendor>(vendor: &V) -> Result<Verdict, Error> {
     let machine = Machine::new(vendor, &BENCH)?;
     let vcpu = machine.vm.vcpus().add(0)?;
     let mut cpu = GuestCpu::new(&Bare, vendor, &cpuid::host)?;
-    cpuid::give(&mut cpu)?;
+    cpuid::give(vendor, &mut cpu)?;
     vendor.regs(cpu.state()).rip = LOAD;
     let mut costs = [0; MEASURED.len()];
     let mut which = 0;

@@ -19,7 +19,8 @@ pub fn host(function: u32, index: u32) -> [u32; 4] {
 }
 
 /// Gives a guest everything that it can have.
-pub fn give<V: Vendor>(cpu: &mut GuestCpu<Bare, V>) -> Result<(), Error> {
+pub fn give<V: Vendor>(vendor: &V, cpu: &mut GuestCpu<Bare, V>) -> Result<(), Error> {
+    let host = |function, index| vendor.limit_cpuid(function, index, host(function, index));
     let mut entries = Vec::new_in(Heap(Bare));
     supported(&host, &mut |entry| {
         entries.try_reserve(1)?;
@@ -84,8 +85,6 @@ pub fn lacks(need: Need) -> Option<&'static str> {
             !is_qemu(),
             "this emulator does not check segments on every access",
         ),
-        Need::Avx => (has(1, 2, 26) && has(1, 2, 28), "this CPU has no AVX"),
-        Need::Pcid => (has(1, 2, 17), "this CPU has no PCID"),
         Need::OwnShutdown => (
             quirks() & BOCHS_SVM == 0,
             "a guest's triple fault resets this emulator",
