@@ -8,6 +8,7 @@ mod kernel;
 mod memory;
 mod monitor;
 mod node;
+mod programs;
 mod running;
 mod sys;
 mod vcpu;
@@ -100,6 +101,11 @@ fn main() {
         monitor::speak();
         sys::power_off();
     }
+    if said("programs") {
+        let passed = programs::run();
+        println!("END {}", if passed { "passed" } else { "failed" });
+        sys::power_off();
+    }
     let tests = if said("unable") {
         UNABLE
     } else if said("monitor") {
@@ -110,14 +116,17 @@ fn main() {
     println!("PLAN {}", tests.len());
     let mut passed = true;
     for (name, test) in tests {
-        match test() {
-            Ok(()) => println!("PASS {name}"),
-            Err(why) => {
-                println!("FAIL {name}: {why}");
-                passed = false;
-            }
-        }
+        passed &= report(name, test());
     }
     println!("END {}", if passed { "passed" } else { "failed" });
     sys::power_off();
+}
+
+/// Says what became of a test, and whether it passed.
+fn report(name: &str, outcome: Outcome) -> bool {
+    match &outcome {
+        Ok(()) => println!("PASS {name}"),
+        Err(why) => println!("FAIL {name}: {why}"),
+    }
+    outcome.is_ok()
 }

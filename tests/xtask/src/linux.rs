@@ -216,6 +216,12 @@ pub const MONITOR: Machine = Machine {
     ..ABLE
 };
 
+/// On which the guest programs run.
+pub const PROGRAMS: Machine = Machine {
+    say: "waterbear=programs",
+    ..ABLE
+};
+
 impl Machine {
     /// Boots the kernel and returns what was written to the serial line.
     pub fn run(&self, kernel: &Kernel, disc: &Disc, on_line: impl FnMut(&str)) -> Outcome<String> {

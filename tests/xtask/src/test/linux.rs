@@ -3,7 +3,7 @@
 use super::Tally;
 use super::report::Report;
 use crate::Outcome;
-use crate::linux::{ABLE, Client, Disc, Kernel, MONITOR, Machine, Module};
+use crate::linux::{ABLE, Client, Disc, Kernel, MONITOR, Machine, Module, PROGRAMS};
 use crate::workspace::Workspace;
 use crate::{pool, process};
 use std::time::Instant;
@@ -34,7 +34,12 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let client = Client::build(workspace)?;
     let modules = Disc::with_modules(workspace, &client, &kernel, &module)?;
     let monitor = Disc::with_monitor(workspace, &client, &kernel, &module)?;
-    let jobs = vec![(MONITOR, &monitor), (ABLE, &modules), (UNABLE, &modules)];
+    let jobs = vec![
+        (MONITOR, &monitor),
+        (ABLE, &modules),
+        (PROGRAMS, &modules),
+        (UNABLE, &modules),
+    ];
     let results = pool::run(jobs, |(machine, disc)| {
         let start = Instant::now();
         let text = machine.run(&kernel, disc, |line| {
