@@ -10,6 +10,7 @@ mod monitor;
 mod node;
 mod programs;
 mod running;
+mod signals;
 mod sys;
 mod vcpu;
 mod vm;
@@ -63,6 +64,10 @@ const ABLE: &[Test] = tests![
     running::memory_changes_under_a_running_guest,
     running::the_shared_memory_is_not_believed,
     running::hostile_states_of_a_vcpu_harm_nobody,
+    signals::masks_of_other_sizes_are_refused,
+    signals::a_signal_that_only_the_mask_lets_through_ends_a_run_and_waits,
+    signals::a_signal_that_the_mask_blocks_does_not_end_a_run,
+    signals::who_waits_for_a_running_vcpu_can_be_killed,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
     kernel::the_module_stays_while_a_vm_is_open,
