@@ -5,6 +5,7 @@
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
 mod kernel;
+mod measure;
 mod memory;
 mod monitor;
 mod node;
@@ -86,6 +87,10 @@ const MONITOR: &[Test] = tests![
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
+/// On machines that count instructions.
+const OWN_COSTS: &[Test] = tests![measure::the_module_is_measured,];
+const STOCK_COSTS: &[Test] = tests![measure::stock_kvm_is_measured,];
+
 fn main() {
     if std::process::id() != 1 {
         eprintln!(
@@ -104,6 +109,10 @@ fn main() {
         UNABLE
     } else if said("monitor") {
         MONITOR
+    } else if said("own-costs") {
+        OWN_COSTS
+    } else if said("stock-costs") {
+        STOCK_COSTS
     } else {
         ABLE
     };
