@@ -50,6 +50,7 @@ const ABLE: &[Test] = tests![
     vcpu::vcpus_are_made_once_and_in_range,
     vcpu::registers_come_back_as_they_were_set,
     vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::an_owner_sends_the_guest_elsewhere_during_an_exit,
     vcpu::a_guest_reaches_devices_where_it_has_no_memory,
     vcpu::a_run_comes_back_at_once_when_asked_to,
     vcpu::interrupts_are_delivered_when_the_guest_takes_them,
