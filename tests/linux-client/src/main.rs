@@ -91,6 +91,7 @@ const UNABLE: &[Test] = tests![
 /// On a machine with QEMU, and a guest for it.
 const MONITOR: &[Test] = tests![
     monitor::an_unmodified_qemu_boots_a_stock_kernel,
+    monitor::the_small_monitor_starts_kernels_of_every_kind,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 

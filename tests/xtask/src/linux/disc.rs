@@ -122,6 +122,7 @@ impl Disc {
                 .ok_or_else(|| format!("QEMU's {name} is missing; its package brings it"))?;
             archive.program(name, &bytes(&found)?);
         }
+        archive.program("guest-packed", &bytes(&kernel.image)?);
         archive.program("guest-kernel", &uncompressed(&kernel.image)?);
         archive.program("guest-disc", &client.archive().finish());
         Self::write(workspace, "monitor", archive)
