@@ -4,6 +4,7 @@
 //! machine monitor would, well and badly, prints one line per test as the bare
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
+mod devices;
 mod kernel;
 mod memory;
 mod monitor;
@@ -57,6 +58,12 @@ const ABLE: &[Test] = tests![
     vcpu::memory_goes_away_under_a_guest,
     vcpu::every_write_of_a_guest_is_logged,
     vcpu::events_and_debug_registers_come_back_as_they_were_set,
+    devices::writes_wait_in_the_third_page,
+    devices::a_page_that_is_not_believed_stays_a_page,
+    devices::wrong_zones_are_refused,
+    devices::an_eventfd_counts_the_guests_writes,
+    devices::wrong_listeners_are_refused,
+    devices::eventfds_come_and_go_under_a_running_guest,
     running::the_fpu_comes_back_as_it_was_set,
     running::guests_keep_their_fpu_apart_on_shared_cpus,
     running::memory_changes_under_a_running_guest,
