@@ -7,7 +7,7 @@
 //! shows as a guest that reaches the wrong page.
 pub mod fake_vendor;
 pub mod guest;
-pub mod owner;
+pub mod machines;
 pub mod paging;
 pub mod random;
 pub mod rig;
@@ -16,7 +16,6 @@ mod stateless;
 pub mod vcpu_thread;
 
 pub use guest::{Guest, Reached};
-pub use owner::Process;
 pub use paging::Paging;
 pub use rig::{HVA, Rig};
 pub use scripted_vendor::{Scripted, ScriptedVcpu, ScriptedVendor};

@@ -6,9 +6,8 @@ use waterbear_core::abi::kvm::*;
 use waterbear_core::abi::{Answer, Failure};
 use waterbear_core::bus::table::MAX_LISTENERS;
 use waterbear_core::emulate::Target;
-use waterbear_proofs::Process;
 
-use crate::support::{DONE, Owner, refused};
+use crate::support::{DONE, HERE, Monitor, refused};
 
 const MATCH: u32 = KVM_IOEVENTFD_FLAG_DATAMATCH;
 const PIO: u32 = KVM_IOEVENTFD_FLAG_PIO;
@@ -32,7 +31,7 @@ const PLAIN: Asked = Asked {
     descriptor: 3,
 };
 
-fn ask(owner: &Owner, asked: Asked) -> Answer {
+fn ask(owner: &Monitor, asked: Asked) -> Answer {
     let mut bytes = Vec::new();
     bytes.extend(asked.value.to_le_bytes());
     bytes.extend(asked.address.to_le_bytes());
@@ -40,11 +39,12 @@ fn ask(owner: &Owner, asked: Asked) -> Answer {
     bytes.extend(asked.descriptor.to_le_bytes());
     bytes.extend(asked.flags.to_le_bytes());
     bytes.resize(size_of::<kvm_ioeventfd>(), 0);
-    owner.command(KVM_IOEVENTFD, &bytes)
+    owner.put(0, &bytes);
+    owner.vm(KVM_IOEVENTFD, HERE)
 }
 
-fn write(owner: &Owner, target: Target, bytes: &[u8]) -> bool {
-    owner.file.vm().bus().write(target, bytes)
+fn write(owner: &Monitor, target: Target, bytes: &[u8]) -> bool {
+    owner.vm.vm().bus().write(target, bytes)
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_bell_is_rung_for_its_length_and_its_value() {
         (8, MATCH, 0x55),
         (1, MATCH, 0x155),
     ] {
-        let owner = Owner::new();
+        let owner = Monitor::new();
         let rung = owner.host.open_bell(3);
         let asked = Asked {
             length,
@@ -89,7 +89,7 @@ fn a_bell_is_rung_for_its_length_and_its_value() {
 
 #[test]
 fn ports_and_memory_are_apart() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     let (memory, port) = (owner.host.open_bell(3), owner.host.open_bell(4));
     assert_eq!(ask(&owner, PLAIN), DONE);
     let at_port = Asked {
@@ -106,7 +106,7 @@ fn ports_and_memory_are_apart() {
 
 #[test]
 fn of_many_bells_the_right_one_is_rung() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     let bells: Vec<_> = (0..40).map(|n| owner.host.open_bell(n)).collect();
     for n in 0..20 {
         let asked = Asked {
@@ -167,7 +167,7 @@ fn a_write_has_one_listener_at_most() {
             DONE,
         ),
     ] {
-        let owner = Owner::new();
+        let owner = Monitor::new();
         owner.host.open_bell(3);
         assert_eq!(ask(&owner, first), DONE);
         assert_eq!(ask(&owner, second), wanted);
@@ -178,7 +178,7 @@ fn a_write_has_one_listener_at_most() {
 
 #[test]
 fn what_is_wrong_is_refused() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     owner.host.open_bell(3);
     owner.host.open_other(4);
     for asked in [
@@ -228,16 +228,14 @@ fn what_is_wrong_is_refused() {
         };
         assert_eq!(ask(&owner, asked), refused(Error::NoDescriptor));
     }
-    let nowhere = owner
-        .file
-        .command(&owner.process, KVM_IOEVENTFD, Process::NOWHERE);
+    let nowhere = owner.vm(KVM_IOEVENTFD, 0x10);
     assert_eq!(nowhere, Err(Failure::Error(Error::Fault)));
     assert_eq!(owner.host.live().bells, 0);
 }
 
 #[test]
 fn a_bell_that_is_taken_away_is_not_rung_and_not_kept() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     let rung = owner.host.open_bell(3);
     owner.host.open_bell(4);
     assert_eq!(ask(&owner, PLAIN), DONE);
@@ -276,20 +274,20 @@ fn a_bell_that_is_taken_away_is_not_rung_and_not_kept() {
 
 #[test]
 fn a_bell_outlives_its_descriptor_and_dies_with_the_vm() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     let rung = owner.host.open_bell(3);
     assert_eq!(ask(&owner, PLAIN), DONE);
     owner.host.close(3);
     assert!(write(&owner, Target::Memory(0x1000), &[0; 4]));
     assert_eq!(rung.load(SeqCst), 1);
-    let Owner { file, host, .. } = owner;
-    drop(file);
+    let host = owner.host.clone();
+    drop(owner);
     host.assert_no_leaks();
 }
 
 #[test]
 fn without_memory_nothing_changes() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     owner.host.open_bell(3);
     let other = Asked {
         address: 0x2000,
@@ -320,7 +318,7 @@ fn without_memory_nothing_changes() {
 #[test]
 #[cfg_attr(miri, ignore = "thousands of copies of a table")]
 fn there_is_an_end_to_them() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     owner.host.open_bell(3);
     let at = |n: usize| Asked {
         address: 8 * n as u64,
@@ -336,7 +334,7 @@ fn there_is_an_end_to_them() {
 #[test]
 fn bells_come_and_go_while_the_guest_rings() {
     let rounds = if cfg!(miri) { 10 } else { 300 };
-    let owner = Owner::new();
+    let owner = Monitor::new();
     let rung = owner.host.open_bell(3);
     std::thread::scope(|scope| {
         let guest = scope.spawn(|| {

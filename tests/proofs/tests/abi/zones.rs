@@ -9,60 +9,59 @@ use waterbear_core::bus::table::MAX_ZONES;
 use waterbear_core::emulate::Target;
 use waterbear_hal::Memory;
 
-use crate::support::{DONE, Owner, refused};
+use crate::support::{DONE, HERE, Monitor, refused};
 
-fn ask(owner: &Owner, command: u32, start: u64, size: u32, is_port: u32) -> Answer {
+fn ask(owner: &Monitor, command: u32, start: u64, size: u32, is_port: u32) -> Answer {
     let mut bytes = Vec::new();
     bytes.extend(start.to_le_bytes());
     bytes.extend(size.to_le_bytes());
     bytes.extend(is_port.to_le_bytes());
-    owner.command(command, &bytes)
+    owner.put(0, &bytes);
+    owner.vm(command, HERE)
 }
 
-fn add(owner: &Owner, start: u64, size: u32, is_port: u32) -> Answer {
+fn add(owner: &Monitor, start: u64, size: u32, is_port: u32) -> Answer {
     ask(owner, KVM_REGISTER_COALESCED_MMIO, start, size, is_port)
 }
 
-fn remove(owner: &Owner, start: u64, size: u32, is_port: u32) -> Answer {
+fn remove(owner: &Monitor, start: u64, size: u32, is_port: u32) -> Answer {
     ask(owner, KVM_UNREGISTER_COALESCED_MMIO, start, size, is_port)
 }
 
-fn write(owner: &Owner, target: Target, bytes: &[u8]) -> bool {
-    owner.file.vm().bus().write(target, bytes)
+fn write(owner: &Monitor, target: Target, bytes: &[u8]) -> bool {
+    owner.vm.vm().bus().write(target, bytes)
 }
 
 /// The page as the owner maps it.
-fn page(owner: &Owner) -> &[AtomicU32; 1024] {
+fn page(owner: &Monitor) -> &[AtomicU32; 1024] {
     // SAFETY: the page is there as long as the VM.
-    let start = unsafe { owner.host.pages(owner.file.vm().bus().page()) };
+    let start = unsafe { owner.host.pages(owner.vm.vm().bus().page()) };
     // SAFETY: aligned, and nobody uses it but as atomics.
     unsafe { start.cast().as_ref() }
 }
 
 /// The words of a record.
-fn record(owner: &Owner, number: usize) -> [u32; 6] {
+fn record(owner: &Monitor, number: usize) -> [u32; 6] {
     std::array::from_fn(|word| page(owner)[2 + 6 * number + word].load(SeqCst))
 }
 
-fn counters(owner: &Owner) -> (u32, u32) {
+fn counters(owner: &Monitor) -> (u32, u32) {
     let page = page(owner);
     (page[0].load(SeqCst), page[1].load(SeqCst))
 }
 
 #[test]
 fn the_capability_says_where_the_page_is() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     for (capability, value) in [(KVM_CAP_COALESCED_MMIO, 2), (KVM_CAP_COALESCED_PIO, 1)] {
-        let answer = owner
-            .file
-            .command(&owner.process, KVM_CHECK_EXTENSION, capability.into());
+        let answer = owner.vm(KVM_CHECK_EXTENSION, capability.into());
         assert_eq!(answer, Ok(Reply::Value(value)));
     }
 }
 
 #[test]
 fn a_write_waits_in_the_page_as_it_was_made() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1_2345_6000, 0x1000, 0), DONE);
     assert_eq!(add(&owner, 0x3f8, 8, 1), DONE);
     let data = 0x8877_6655_4433_2211_u64.to_le_bytes();
@@ -78,7 +77,7 @@ fn a_write_waits_in_the_page_as_it_was_made() {
 
 #[test]
 fn only_what_lies_in_one_zone_waits() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1000, 8, 0), DONE);
     assert_eq!(add(&owner, 0x1008, 8, 0), DONE);
     assert_eq!(add(&owner, 0x2000, 0, 0), DONE);
@@ -103,7 +102,7 @@ fn only_what_lies_in_one_zone_waits() {
 
 #[test]
 fn a_full_page_takes_no_more_until_the_owner_has_looked() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1000, 8, 0), DONE);
     for n in 0..LENGTH - 1 {
         assert!(write(&owner, Target::Memory(0x1000), &n.to_le_bytes()));
@@ -120,7 +119,7 @@ fn a_full_page_takes_no_more_until_the_owner_has_looked() {
 
 #[test]
 fn counters_that_the_owner_makes_up_harm_nobody() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1000, 8, 0), DONE);
     let page = page(&owner);
     for last in [LENGTH, LENGTH + 1, 1023, 0x8000_0000, u32::MAX] {
@@ -145,7 +144,7 @@ fn counters_that_the_owner_makes_up_harm_nobody() {
 
 #[test]
 fn zones_go_when_all_of_a_range_is_in_them() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1000, 0x100, 0), DONE);
     assert_eq!(add(&owner, 0x1000, 0x100, 0), DONE, "twice is no fault");
     assert_eq!(add(&owner, 0x1000, 0x100, 1), DONE);
@@ -166,14 +165,14 @@ fn zones_go_when_all_of_a_range_is_in_them() {
 
 #[test]
 fn what_is_wrong_is_refused() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     for is_port in [2, 3, u32::MAX] {
         assert_eq!(add(&owner, 0, 8, is_port), refused(Error::Invalid));
         assert_eq!(remove(&owner, 0, 8, is_port), refused(Error::Invalid));
     }
     assert_eq!(add(&owner, 0x1_0000, 8, 1), refused(Error::Invalid));
     for command in [KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO] {
-        let answer = owner.file.command(&owner.process, command, u64::MAX);
+        let answer = owner.vm(command, u64::MAX);
         assert_eq!(answer, refused(Error::Fault));
     }
 }
@@ -181,7 +180,7 @@ fn what_is_wrong_is_refused() {
 #[test]
 #[cfg_attr(miri, ignore = "a thousand copies of a table")]
 fn there_is_an_end_to_them() {
-    let owner = Owner::new();
+    let owner = Monitor::new();
     for n in 0..MAX_ZONES as u64 {
         assert_eq!(add(&owner, n, 1, 0), DONE);
     }
@@ -192,8 +191,8 @@ fn there_is_an_end_to_them() {
 
 #[test]
 fn without_memory_nothing_changes() {
-    let owner = Owner::new();
-    type Step = fn(&Owner) -> Answer;
+    let owner = Monitor::new();
+    type Step = fn(&Monitor) -> Answer;
     let steps: [Step; 2] = [
         |owner| add(owner, 0x1000, 8, 0),
         |owner| remove(owner, 0x1000, 8, 0),
@@ -219,7 +218,7 @@ fn without_memory_nothing_changes() {
 #[test]
 fn vcpus_that_write_at_once_lose_nothing() {
     let rounds = if cfg!(miri) { 5 } else { 40 };
-    let owner = Owner::new();
+    let owner = Monitor::new();
     assert_eq!(add(&owner, 0x1000, 8, 0), DONE);
     std::thread::scope(|scope| {
         for cpu in 0..4_u32 {
