@@ -12,5 +12,5 @@ mod packed;
 
 pub use disc::{Client, Disc};
 pub use kernel::{Flavour, Kernel, VERSIONS, Version};
-pub use machine::{ABLE, INTEL, MONITOR, Machine};
+pub use machine::{ABLE, INTEL, MONITOR, Machine, PROGRAMS};
 pub use module::Module;

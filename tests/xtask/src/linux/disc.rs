@@ -69,6 +69,29 @@ impl Disc {
         kernel: &Kernel,
         module: &Module,
     ) -> Outcome<Self> {
+        let archive = Self::modules(workspace, client, kernel, module)?;
+        Self::write(workspace, kernel, "modules", archive)
+    }
+
+    /// The same, and a program that measures them.
+    pub fn with_program(
+        workspace: &Workspace,
+        client: &Client,
+        kernel: &Kernel,
+        module: &Module,
+        program: &Path,
+    ) -> Outcome<Self> {
+        let mut archive = Self::modules(workspace, client, kernel, module)?;
+        archive.program("exits", &bytes(program)?);
+        Self::write(workspace, kernel, "exits", archive)
+    }
+
+    fn modules(
+        workspace: &Workspace,
+        client: &Client,
+        kernel: &Kernel,
+        module: &Module,
+    ) -> Outcome<Archive> {
         let mut archive = client.archive();
         archive.program("waterbear.ko", &bytes(&module.file)?);
         for path in STOCK_MODULES {
@@ -82,7 +105,7 @@ impl Disc {
                 );
             }
         }
-        Self::write(workspace, kernel, "modules", archive)
+        Ok(archive)
     }
 
     /// One with the module, QEMU as the distribution has it, and a guest for QEMU: the same

@@ -26,6 +26,9 @@ pub struct Machine {
     pub say: &'static str,
     /// How much memory it has, in MiB.
     pub memory: u32,
+    /// Whether it has one CPU whose time-stamp counter counts instructions. For QEMU; on Bochs it
+    /// always does.
+    pub exact: bool,
 }
 
 /// On which the module serves.
@@ -34,6 +37,7 @@ pub const ABLE: Machine = Machine {
     cpu: "EPYC,+svm,+npt",
     say: "",
     memory: 1024,
+    exact: false,
 };
 
 /// On which an unmodified QEMU boots a guest on the module.
@@ -43,16 +47,33 @@ pub const MONITOR: Machine = Machine {
     ..ABLE
 };
 
+/// On which the guest programs run.
+pub const PROGRAMS: Machine = Machine {
+    say: "waterbear=programs",
+    ..ABLE
+};
+
 /// On which the module serves with VMX. It is slow: it wants a small kernel, and few tests.
 pub const INTEL: Machine = Machine {
     emulator: Emulator::Bochs,
     cpu: "corei7_skylake_x",
     say: "waterbear=core",
     memory: 512,
+    exact: false,
 };
 
-/// Every machine has two processors.
+/// How many processors a machine has.
 const CPUS: u32 = 2;
+
+/// QEMU's options for one tick per instruction. While the machine sleeps its time flies.
+const EXACT: &[&str] = &[
+    "-icount",
+    "shift=0,align=off,sleep=off",
+    "-rtc",
+    "base=2026-01-01,clock=vm",
+    "-seed",
+    "1",
+];
 
 impl Machine {
     /// Boots the kernel and returns what was written to the serial line.
@@ -61,16 +82,23 @@ impl Machine {
             Emulator::Qemu => self.qemu(kernel, disc)?,
             Emulator::Bochs => self.bochs(kernel, disc)?,
         };
-        let finished = process::captured(&mut command, Some(LIMIT), self.cpu, on_line)?;
+        let name = format!("{} {}", self.cpu, self.say);
+        let finished = process::captured(&mut command, Some(LIMIT), name.trim(), on_line)?;
         Ok(finished.stdout.replace('\r', ""))
     }
 
     fn qemu(&self, kernel: &Kernel, disc: &Disc) -> Outcome<Command> {
         need::tool("qemu-system-x86_64", "qemu-system-x86")?;
+        let (cpus, options) = if self.exact {
+            (1, EXACT)
+        } else {
+            (CPUS, &[][..])
+        };
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-machine", "q35,accel=tcg", "-cpu", self.cpu])
-            .args(["-m", &self.memory.to_string(), "-smp", &CPUS.to_string()])
+            .args(["-m", &self.memory.to_string(), "-smp", &cpus.to_string()])
+            .args(options)
             .args(["-append", &format!("{OPTIONS} {}", self.say), "-kernel"])
             .arg(&kernel.image)
             .arg("-initrd")

@@ -1,8 +1,11 @@
 //! The layer `linux`: the module in a stock kernel, called by a client of ours.
 
+use super::report::Report;
 use super::{Options, Tally};
 use crate::Outcome;
-use crate::linux::{ABLE, Client, Disc, Flavour, INTEL, Kernel, MONITOR, Machine, Module, Version};
+use crate::linux::{
+    ABLE, Client, Disc, Flavour, INTEL, Kernel, MONITOR, Machine, Module, PROGRAMS, Version,
+};
 use crate::workspace::Workspace;
 use crate::{pool, process};
 use std::time::Instant;
@@ -43,6 +46,7 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
             (&prepared.small, INTEL, &prepared.small_modules),
             (&prepared.kernel, ABLE, &prepared.modules),
             (&prepared.kernel, MONITOR, &prepared.monitor),
+            (&prepared.kernel, PROGRAMS, &prepared.modules),
             (&prepared.kernel, UNABLE, &prepared.modules),
         ]
     });
@@ -58,10 +62,14 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
         (name, text)
     });
     for (name, text) in results {
-        let (passed, failed) = judge(&text?);
-        tally.passed += passed;
-        let failed = failed.into_iter().map(|why| format!("{name}: {why}"));
-        tally.failed.extend(failed);
+        let text = text?;
+        let mut report = Report::of(&text);
+        if let Some(failure) = report.failed.last_mut() {
+            let lines: Vec<_> = text.lines().collect();
+            let last = lines[lines.len().saturating_sub(40)..].join("\n");
+            *failure += &format!("; the last lines are\n{last}");
+        }
+        report.tell(&name, tally);
     }
     Ok(())
 }
@@ -88,55 +96,4 @@ fn build(
         ));
     }
     Ok((kernel, module))
-}
-
-/// Reads a run's lines: `PLAN n`, one `PASS name` or `FAIL name: why` for each of the n tests,
-/// `END passed` or `END failed`. Returns how many passed, and what failed; a run that says less
-/// has failed, with its last lines.
-fn judge(text: &str) -> (u64, Vec<String>) {
-    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count() as u64;
-    let mut failed: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("FAIL "))
-        .map(str::to_owned)
-        .collect();
-    let passed = count("PASS ");
-    let planned = text
-        .lines()
-        .find_map(|line| line.strip_prefix("PLAN ")?.parse::<u64>().ok());
-    let seen = passed + failed.len() as u64;
-    if planned != Some(seen) || (failed.is_empty() && !text.lines().any(|l| l == "END passed")) {
-        let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(40)..].join("\n");
-        failed.push(format!(
-            "{seen} tests of {planned:?} ran; the last lines are\n{last}"
-        ));
-    }
-    (passed, failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "PLAN 1\nPASS a\nEND passed\n";
-
-    #[test]
-    fn a_complete_run_passes() {
-        assert_eq!(judge(GOOD), (1, Vec::new()));
-    }
-
-    #[test]
-    fn a_run_that_says_less_fails() {
-        for less in [
-            "",
-            &GOOD.replace("END passed", ""),
-            &GOOD.replace("PASS a", ""),
-            &GOOD.replace("PLAN 1", "PLAN 2"),
-            &GOOD.replace("PLAN 1\n", ""),
-            &GOOD.replace("PASS a", "FAIL a: it is broken"),
-        ] {
-            assert!(!judge(less).1.is_empty(), "{less:?}");
-        }
-    }
 }
