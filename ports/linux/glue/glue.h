@@ -68,6 +68,8 @@ unsigned int wb_next_online(unsigned int from);
 void wb_hold_cpus(void);
 void wb_unhold_cpus(void);
 void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
+void wb_change_cr4(unsigned long set, unsigned long clear);
+void wb_task_register_was_cut(void);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);

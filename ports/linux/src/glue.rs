@@ -90,6 +90,8 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub fn wb_change_cr4(set: c_ulong, clear: c_ulong);
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
