@@ -50,13 +50,32 @@ impl Trigger for Silent {
     }
 }
 
+/// Remembers what became of the guest's text: the serial line's model does not tell.
+struct Console<W> {
+    out: W,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Console<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.out.write_all(bytes).and_then(|()| self.out.flush()) {
+            self.failed = Some(error);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Guest {
     /// Runs the guest until it ends by itself, and says how. What it writes to the serial line goes
     /// to `console`.
     ///
     /// # Errors
     ///
-    /// In words: the file is none that can be booted, or the system's.
+    /// In words: the file is none that can be booted, or the console's, or the system's.
     pub fn run(&self, node: &Node, console: impl Write) -> Result<Exit, Box<dyn Error>> {
         if self.memory > MOST {
             return Err("a guest has at most 3 GiB of memory".into());
@@ -69,7 +88,13 @@ impl Guest {
         vm.set_range(0, 0, 0, (here, self.memory as u64))?;
         let vcpu = vm.vcpu(node, 0, 0)?;
         start.set(&vcpu)?;
-        let mut serial = Serial::new(Silent, console);
+        let mut serial = Serial::new(
+            Silent,
+            Console {
+                out: console,
+                failed: None,
+            },
+        );
         loop {
             match vcpu.run()? {
                 Exit::Port {
@@ -96,6 +121,9 @@ impl Guest {
                                 None => {}
                             }
                         }
+                    }
+                    if let Some(error) = serial.writer_mut().failed.take() {
+                        return Err(error.into());
                     }
                 }
                 // There is nothing.
