@@ -1,5 +1,7 @@
 //! What the interface says of itself.
+use super::fpu::AREA as XSAVE_SIZE;
 use super::kvm;
+use super::prefault::KVM_CAP_PRE_FAULT_MEMORY;
 use crate::memslot::MAX_SLOTS;
 use crate::vcpu::MAX_VCPUS;
 
@@ -31,7 +33,13 @@ pub fn value(number: u64) -> u32 {
         | kvm::KVM_CAP_INTR_SHADOW
         | kvm::KVM_CAP_DEBUGREGS
         | kvm::KVM_CAP_XCRS
-        | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        | kvm::KVM_CAP_IMMEDIATE_EXIT
+        | kvm::KVM_CAP_SREGS2
+        | kvm::KVM_CAP_GET_TSC_KHZ
+        | kvm::KVM_CAP_GET_MSR_FEATURES
+        | kvm::KVM_CAP_EXT_EMUL_CPUID
+        | KVM_CAP_PRE_FAULT_MEMORY => 1,
+        kvm::KVM_CAP_XSAVE2 => XSAVE_SIZE as u32,
         // There are no interrupt controllers here whose inputs could be routed, and the call says
         // so; but owners that have their own want to hear that routing is known.
         kvm::KVM_CAP_IRQ_ROUTING => 4096,

@@ -93,6 +93,10 @@ unsafe impl Cpu for Bare {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    fn tsc_khz(&self) -> u32 {
+        u32::try_from(timer::tsc_rate()).unwrap_or(0)
+    }
+
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue::new())
     }

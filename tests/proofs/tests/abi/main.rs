@@ -2,5 +2,8 @@
 #![cfg(not(loom))]
 
 mod lists;
+mod prefault;
 mod signals;
+mod state;
 mod support;
+mod tsc;
