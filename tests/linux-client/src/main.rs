@@ -5,9 +5,11 @@
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
 mod kernel;
+mod measure;
 mod memory;
 mod monitor;
 mod node;
+mod programs;
 mod running;
 mod signals;
 mod sys;
@@ -50,6 +52,7 @@ const ABLE: &[Test] = tests![
     vcpu::vcpus_are_made_once_and_in_range,
     vcpu::registers_come_back_as_they_were_set,
     vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::an_owner_sends_the_guest_elsewhere_during_an_exit,
     vcpu::a_guest_reaches_devices_where_it_has_no_memory,
     vcpu::a_run_comes_back_at_once_when_asked_to,
     vcpu::interrupts_are_delivered_when_the_guest_takes_them,
@@ -91,6 +94,10 @@ const MONITOR: &[Test] = tests![
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
+/// On machines that count instructions.
+const OWN_COSTS: &[Test] = tests![measure::the_module_is_measured,];
+const STOCK_COSTS: &[Test] = tests![measure::stock_kvm_is_measured,];
+
 fn main() {
     if std::process::id() != 1 {
         eprintln!(
@@ -105,24 +112,36 @@ fn main() {
         monitor::speak();
         sys::power_off();
     }
+    if said("programs") {
+        let passed = programs::run();
+        println!("END {}", if passed { "passed" } else { "failed" });
+        sys::power_off();
+    }
     let tests = if said("unable") {
         UNABLE
     } else if said("monitor") {
         MONITOR
+    } else if said("own-costs") {
+        OWN_COSTS
+    } else if said("stock-costs") {
+        STOCK_COSTS
     } else {
         ABLE
     };
     println!("PLAN {}", tests.len());
     let mut passed = true;
     for (name, test) in tests {
-        match test() {
-            Ok(()) => println!("PASS {name}"),
-            Err(why) => {
-                println!("FAIL {name}: {why}");
-                passed = false;
-            }
-        }
+        passed &= report(name, test());
     }
     println!("END {}", if passed { "passed" } else { "failed" });
     sys::power_off();
+}
+
+/// Says what became of a test, and whether it passed.
+fn report(name: &str, outcome: Outcome) -> bool {
+    match &outcome {
+        Ok(()) => println!("PASS {name}"),
+        Err(why) => println!("FAIL {name}: {why}"),
+    }
+    outcome.is_ok()
 }
