@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use waterbear_hal::{AllocError, Cpu, CpuId, CpuSet};
 
 use super::wait::Queue;
-use super::{Bare, apic, call, percpu};
+use super::{Bare, apic, call, percpu, timer};
 use crate::traps::vector;
 
 const INTERRUPTS_ON: u64 = 1 << 9;
