@@ -1,9 +1,11 @@
 //! The interface, as a monitor on the mock host sees it.
 #![cfg(not(loom))]
 
+mod listeners;
 mod lists;
 mod prefault;
 mod signals;
 mod state;
 mod support;
 mod tsc;
+mod zones;
