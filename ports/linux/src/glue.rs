@@ -46,6 +46,8 @@ pub enum Kind {
 
 unsafe extern "C" {
     pub static wb_direct_map: c_ulong;
+    /// The kernel's own.
+    pub static tsc_khz: c_uint;
     pub fn wb_alloc_page() -> *mut u8;
     pub fn wb_free_page(page: *mut u8);
     pub fn wb_free_page_deferred(page: *mut u8);

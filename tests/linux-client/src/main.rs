@@ -5,6 +5,7 @@
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
 mod devices;
+mod hostile;
 mod kernel;
 mod measure;
 mod memory;
@@ -14,6 +15,7 @@ mod ports;
 mod programs;
 mod running;
 mod signals;
+mod state;
 mod sys;
 mod vcpu;
 mod vm;
@@ -74,6 +76,19 @@ const ABLE: &[Test] = tests![
     running::memory_changes_under_a_running_guest,
     running::the_shared_memory_is_not_believed,
     running::hostile_states_of_a_vcpu_harm_nobody,
+    state::special_registers_have_two_forms,
+    state::the_xsave_area_has_the_size_that_is_advertised,
+    state::a_frequency_is_told_and_only_that_is_taken,
+    state::the_counters_of_two_vcpus_agree,
+    state::registers_of_the_node_tell_what_a_guest_can_have,
+    state::memory_is_mapped_before_the_guest_asks,
+    state::a_vcpu_is_always_runnable,
+    state::a_vcpus_table_comes_back_as_it_was_set,
+    hostile::commands_of_other_descriptors_are_refused,
+    hostile::arguments_that_are_nowhere_are_refused,
+    hostile::arguments_that_are_cut_short_are_refused,
+    hostile::a_sign_before_a_command_changes_nothing,
+    hostile::random_commands_harm_nobody,
     signals::masks_of_other_sizes_are_refused,
     signals::a_signal_that_only_the_mask_lets_through_ends_a_run_and_waits,
     signals::a_signal_that_the_mask_blocks_does_not_end_a_run,

@@ -3,6 +3,9 @@
 
 mod listeners;
 mod lists;
+mod prefault;
 mod signals;
+mod state;
 mod support;
+mod tsc;
 mod zones;
