@@ -133,9 +133,21 @@ pub trait User {
     /// host counts the page as dirty. Does not sleep; interrupts may be off.
     /// `None` when it takes `resolve`: always on hosts without notifications.
     ///
-    /// Linux: a walk as `get_user_pages_fast_only` does it.
+    /// Linux: a walk of the host's page table, as `get_user_pages_fast_only`
+    /// does it.
     fn resolve_now(&self, _space: &Self::Space, _hva: Hva, _write: bool) -> Option<HostPage> {
         None
+    }
+
+    /// As [`read`](User::read), of little-endian words that are there already,
+    /// all in one page; says whether they were. One at a multiple of eight is
+    /// one access. Does not sleep; interrupts may be off. False when it takes
+    /// `read`: always on hosts that cannot.
+    ///
+    /// Linux: `unsafe_get_user` with page faults disabled. FreeBSD: `copyin`
+    /// with page faults disabled.
+    fn read_now(&self, _space: &Self::Space, _hva: Hva, _words: &mut [u64]) -> bool {
+        false
     }
 
     /// Gives back one reference that [`resolve`](User::resolve) took to the

@@ -10,7 +10,6 @@ use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
 use crate::run::cpuid::HostCpuid;
-use crate::run::msr::index::APIC_BASE;
 use crate::run::{GuestCpu, Leave};
 use crate::vendor::Vendor;
 
@@ -149,25 +148,23 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         cpu.set_cr8(wish.cr8)?;
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
-        if let Some(Wanted { offset, len }) = state.wanted.take() {
-            let data = cpu.data();
-            let len = len.min(data.len());
-            if let Some(data) = data.get_mut(..len) {
-                self.area.read(offset, data);
-            }
+        if let Some(wanted) = state.wanted.take() {
+            area::take_answer(&self.area, wanted, cpu.data());
         }
         let result = cpu.run(vm, vcpu, vendor);
+        let mut reason = None;
         if let Ok(leave) = &result {
-            state.wanted = area::tell_leave(&self.area, leave, cpu.data());
+            let told = area::tell_leave(&self.area, leave, cpu.data());
+            (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
         let told = area::State {
             ready: cpu.ready_for_interrupt(vendor),
             interrupts_on: rflags.contains(Rflags::IF),
             cr8: cpu.cr8(),
-            apic_base: cpu.msr(vendor, APIC_BASE).unwrap_or(0),
+            apic_base: cpu.apic_base(),
         };
-        area::tell_state(&self.area, &told);
+        area::tell_state(&self.area, reason, &told);
         match result? {
             Leave::Interrupted => Err(Error::Interrupted.into()),
             _ => DONE,

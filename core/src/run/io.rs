@@ -41,7 +41,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// What the device answered, zero-extended.
-    fn answer(&mut self) -> u64 {
+    pub(super) fn answer(&mut self) -> u64 {
         let mut bytes = [0; 8];
         for (to, &from) in bytes.iter_mut().zip(self.data().iter()) {
             *to = from;

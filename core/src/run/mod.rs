@@ -44,9 +44,9 @@
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
 //! | `strings` | REP INS and REP OUTS |
-//! | `fetch` | the bytes of the instruction that left the guest |
+//! | `fetch`, `glance` | the bytes of the instruction that left the guest |
 //! | `memory` | how linear addresses are translated |
-//! | `emulation` | instructions that are executed here |
+//! | `emulation`, `plain` | instructions that are executed here |
 pub mod control;
 pub mod cpuid;
 pub mod debug;
@@ -54,6 +54,7 @@ mod emulation;
 pub mod event;
 mod exit;
 mod fetch;
+mod glance;
 mod inject;
 mod io;
 pub mod leave;
@@ -62,6 +63,7 @@ mod memory;
 mod moves;
 pub mod msr;
 mod mtrr;
+mod plain;
 mod quick;
 mod strings;
 
@@ -78,6 +80,7 @@ use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
+use plain::Load;
 use quick::Inside;
 use strings::Together;
 
@@ -129,6 +132,8 @@ enum Pending {
         size: u8,
         length: u8,
     },
+    /// A device answers a plain move.
+    Load(Load),
     /// A device answers an emulated instruction.
     Read,
     /// An emulated instruction may have more to tell devices.
@@ -198,6 +203,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// [`Error::Invalid`] for a value that is not offered, [`Error::NoMemory`].
     pub fn set_up_machine_checks(&mut self, cap: u64) -> Result<(), Error> {
         self.banks.set_up(&self.hal, cap)
+    }
+
+    /// IA32_APIC_BASE.
+    pub fn apic_base(&self) -> u64 {
+        self.kept.apic_base
     }
 
     /// The vendor's state of the vCPU.

@@ -49,6 +49,26 @@ impl<'a, H: Hal> GuestTables<'a, H> {
         }
     }
 
+    /// As [`new`](GuestTables::new), and nothing that is done with it waits: its owner uses
+    /// [`read_now`](GuestTables::read_now) alone. Interrupts may be off while it lives. `None`
+    /// where that is not to be had.
+    pub fn now(vm: &'a Vm<H>, space: SpaceId) -> Option<Self> {
+        Some(Self {
+            section: Some(vm.memslots().try_read()?),
+            ..Self::new(vm, space)
+        })
+    }
+
+    /// Reads words from `gpa` on, all in its page, if they are there and need no wait, as
+    /// [`User::read_now`](waterbear_hal::User::read_now) says.
+    #[inline]
+    pub fn read_now(&mut self, gpa: Gpa, words: &mut [u64]) -> bool {
+        match self.place(gpa) {
+            Ok(hva) => self.vm.hal.read_now(&self.vm.user, hva, words),
+            Err(_) => false,
+        }
+    }
+
     /// Where the owner has the byte at `gpa`.
     #[inline]
     fn place(&mut self, gpa: Gpa) -> Result<Hva, MemoryError> {

@@ -47,6 +47,7 @@ void wb_mutex_lock(struct mutex *lock);
 void wb_mutex_unlock(struct mutex *lock);
 void *wb_rwlock_new(const char *name, unsigned int rank);
 void wb_read_lock(void *lock);
+bool wb_read_trylock(void *lock);
 void wb_read_unlock(void *lock);
 void wb_write_lock(void *lock);
 void wb_write_unlock(void *lock);
@@ -88,8 +89,11 @@ void wb_mm_drop(struct mm_struct *mm);
 bool wb_mm_is_current(struct mm_struct *mm);
 long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 		unsigned long *pfn, bool *writable, unsigned int *shift);
+unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);
+bool wb_read_now(struct mm_struct *mm, u64 *to, unsigned long from,
+		 size_t words);
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 	      size_t size);
 bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,

@@ -156,6 +156,11 @@ void wb_read_lock(void *lock)
 	read_lock((rwlock_t *)lock);
 }
 
+bool wb_read_trylock(void *lock)
+{
+	return read_trylock((rwlock_t *)lock);
+}
+
 void wb_read_unlock(void *lock)
 {
 	read_unlock((rwlock_t *)lock);

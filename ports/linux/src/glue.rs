@@ -66,6 +66,7 @@ unsafe extern "C" {
     pub fn wb_mutex_unlock(lock: *mut MutexStruct);
     pub fn wb_rwlock_new(name: *const c_char, rank: c_uint) -> *mut RwLockStruct;
     pub fn wb_read_lock(lock: *mut RwLockStruct);
+    pub fn wb_read_trylock(lock: *mut RwLockStruct) -> bool;
     pub fn wb_read_unlock(lock: *mut RwLockStruct);
     pub fn wb_write_lock(lock: *mut RwLockStruct);
     pub fn wb_write_unlock(lock: *mut RwLockStruct);
@@ -117,8 +118,10 @@ unsafe extern "C" {
         writable: *mut bool,
         shift: *mut c_uint,
     ) -> c_long;
+    pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
+    pub fn wb_read_now(mm: *mut MmStruct, to: *mut u64, from: c_ulong, words: usize) -> bool;
     pub fn wb_write(mm: *mut MmStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
         mm: *mut MmStruct,

@@ -66,6 +66,27 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
     }
 
     #[track_caller]
+    fn read_now(&self, space: &Space, hva: Hva, words: &mut [u64]) -> bool {
+        let offset = (hva.0 % PAGE_SIZE) as usize;
+        if offset + 8 * words.len() > PAGE_SIZE as usize {
+            broken!("read_now of {} words at {hva:?}: two pages", words.len());
+        }
+        let Some(found) = space.inner.find(hva) else {
+            return false;
+        };
+        // What a test does in a look-up may sleep.
+        if space.inner.is_watched() || found.poisoned {
+            return false;
+        }
+        for (index, word) in words.iter_mut().enumerate() {
+            let mut bytes = [0; 8];
+            self.0.pages.read(found.pfn, offset + 8 * index, &mut bytes);
+            *word = u64::from_le_bytes(bytes);
+        }
+        true
+    }
+
+    #[track_caller]
     fn write(&self, space: &Space, hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {
         self.0.may_sleep("write");
         self.each_page(space, hva, bytes.len(), true, |pfn, offset, from, len| {
