@@ -28,6 +28,8 @@ pub(super) struct State<H: Hal, V: Vendor> {
     pub(super) cpu: GuestCpu<H, V>,
     /// Where the answer of a device will be when the vCPU runs again.
     wanted: Option<Wanted>,
+    /// The signals that are blocked while the vCPU runs, if not as always.
+    signals: Option<u64>,
 }
 
 /// What a command of a vCPU may use.
@@ -55,6 +57,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         let state = State {
             cpu: GuestCpu::new(&vm.hal, vendor, host)?,
             wanted: None,
+            signals: None,
         };
         Ok(Self {
             index,
@@ -88,7 +91,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             caller,
             argument,
         };
-        let mut state = self.state.lock();
+        let mut state = self.state.lock_killable()?;
         match command {
             kvm::KVM_RUN => self.run(&context, &mut state),
             kvm::KVM_GET_REGS => state.get_regs(&context),
@@ -117,6 +120,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 state.cpu.queue_interrupt(vector)?;
                 DONE
             }
+            kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE
@@ -151,7 +155,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         if let Some(wanted) = state.wanted.take() {
             area::take_answer(&self.area, wanted, cpu.data());
         }
+        let before = state.signals.map(|mask| context.caller.mask_signals(mask));
         let result = cpu.run(vm, vcpu, vendor);
+        if let Some(before) = before {
+            context.caller.unmask_signals(before);
+        }
         let mut reason = None;
         if let Ok(leave) = &result {
             let told = area::tell_leave(&self.area, leave, cpu.data());
@@ -169,5 +177,26 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             Leave::Interrupted => Err(Error::Interrupted.into()),
             _ => DONE,
         }
+    }
+}
+
+impl<H: Hal, V: Vendor> State<H, V> {
+    /// Takes the signals that are to be blocked while the vCPU runs; with no argument, those that
+    /// are blocked anyway.
+    fn set_signal_mask<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
+        /// The size of a mask, and where it is behind its size.
+        const SIZE: u32 = 8;
+        const MASK: u64 = 4;
+        let (caller, argument) = (context.caller, context.argument);
+        self.signals = if argument == 0 {
+            None
+        } else {
+            if u32::from_le_bytes(bytes::structure(caller, argument)?) != SIZE {
+                return Err(Error::Invalid.into());
+            }
+            let mask = bytes::structure(caller, argument.wrapping_add(MASK))?;
+            Some(u64::from_le_bytes(mask))
+        };
+        DONE
     }
 }

@@ -1,0 +1,7 @@
+//! The interface, as a monitor on the mock host sees it.
+#![cfg(not(loom))]
+
+mod area;
+mod lists;
+mod signals;
+mod support;
