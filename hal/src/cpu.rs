@@ -187,6 +187,14 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `signal_pending(current)`. FreeBSD: `SIGPENDING(curthread)`.
     fn signal_pending(&self) -> bool;
 
+    /// Whether this thread has something else to do than to run a guest: a
+    /// signal waits, or another thread wants the CPU. Any context.
+    ///
+    /// Linux: `read_thread_flags`.
+    fn held_up(&self) -> bool {
+        self.signal_pending() || self.should_yield()
+    }
+
     /// This CPU's time-stamp counter, in its own ticks. Any context.
     ///
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.

@@ -6,10 +6,12 @@
 //! read and written in words of 64 bits, which costs least.
 use core::mem::offset_of;
 
+use waterbear_hal::Hal;
 use waterbear_hal::sync::atomic::{AtomicU64, Ordering};
 
 use super::kvm::{self, kvm_run};
-use crate::run::Leave;
+use crate::run::{GuestCpu, Leave};
+use crate::vendor::Vendor;
 
 /// Where the data of port accesses are: in the second page.
 pub const IO_DATA: usize = 4096;
@@ -69,11 +71,13 @@ mod place {
     };
 }
 
+#[inline(always)]
 fn load(area: &impl RunArea, word: usize) -> u64 {
     let word = area.words().get(word);
     word.map_or(0, |word| word.load(Ordering::Relaxed))
 }
 
+#[inline(always)]
 fn store(area: &impl RunArea, word: usize, value: u64) {
     if let Some(word) = area.words().get(word) {
         word.store(value, Ordering::Relaxed);
@@ -132,12 +136,18 @@ pub(super) struct Wanted {
     len: usize,
 }
 
-/// Reads what a device has answered.
+/// Reads what a device has answered, into the vCPU's data.
 #[inline]
-pub(super) fn take_answer(area: &impl RunArea, wanted: Wanted, into: &mut [u8]) {
-    let len = wanted.len.min(into.len());
-    let into = into.get_mut(..len).unwrap_or_default();
-    for (index, chunk) in into.chunks_mut(8).enumerate() {
+pub(super) fn take_answer<H: Hal, V: Vendor>(
+    area: &impl RunArea,
+    wanted: Wanted,
+    cpu: &mut GuestCpu<H, V>,
+) {
+    if wanted.len <= 8 {
+        cpu.set_word(load(area, wanted.word));
+        return;
+    }
+    for (index, chunk) in cpu.data().chunks_mut(8).enumerate() {
         let bytes = load(area, wanted.word + index).to_le_bytes();
         for (to, from) in chunk.iter_mut().zip(bytes) {
             *to = from;
@@ -148,8 +158,12 @@ pub(super) fn take_answer(area: &impl RunArea, wanted: Wanted, into: &mut [u8]) 
 /// Up to eight bytes as a word.
 fn word(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
-    for (to, from) in word.iter_mut().zip(bytes) {
-        *to = *from;
+    if let Some(whole) = bytes.first_chunk() {
+        word = *whole;
+    } else {
+        for (to, from) in word.iter_mut().zip(bytes) {
+            *to = *from;
+        }
     }
     u64::from_le_bytes(word)
 }
@@ -161,10 +175,13 @@ pub(super) struct Told {
     pub(super) wanted: Option<Wanted>,
 }
 
-/// Tells the owner the details of why the vCPU came back; `data` are the
-/// vCPU's.
+/// Tells the owner the details of why the vCPU came back, and its data.
 #[inline]
-pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Told {
+pub(super) fn tell_leave<H: Hal, V: Vendor>(
+    area: &impl RunArea,
+    leave: &Leave,
+    cpu: &mut GuestCpu<H, V>,
+) -> Told {
     let mut wanted = None;
     let mut details = [0; 3];
     let reason = match *leave {
@@ -179,23 +196,25 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Tol
             let access = direction | u64::from(size) << 8 | u64::from(port) << 16;
             details = [access | u64::from(count) << 32, IO_DATA as u64, 0];
             let first = IO_DATA / 8;
-            for (index, bytes) in data.chunks(8).enumerate() {
-                store(area, first + index, word(bytes));
+            let len = cpu.data().len();
+            if len <= 8 {
+                store(area, first, cpu.word());
+            } else {
+                for (index, bytes) in cpu.data().chunks(8).enumerate() {
+                    store(area, first + index, word(bytes));
+                }
             }
             if input {
-                wanted = Some(Wanted {
-                    word: first,
-                    len: data.len(),
-                });
+                wanted = Some(Wanted { word: first, len });
             }
             kvm::KVM_EXIT_IO
         }
         Leave::Mmio { gpa, size, write } => {
-            details = [gpa.0, word(data), u64::from(size) | u64::from(write) << 32];
+            details = [gpa.0, cpu.word(), u64::from(size) | u64::from(write) << 32];
             if !write {
                 wanted = Some(Wanted {
                     word: place::MMIO_DATA,
-                    len: data.len().min(8),
+                    len: size.into(),
                 });
             }
             kvm::KVM_EXIT_MMIO
@@ -219,8 +238,9 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Tol
             kvm::KVM_EXIT_INTERNAL_ERROR
         }
     };
-    for (index, detail) in details.into_iter().enumerate() {
-        store(area, place::DETAILS + index, detail);
-    }
+    let [first, second, third] = details;
+    store(area, place::DETAILS, first);
+    store(area, place::DETAILS + 1, second);
+    store(area, place::DETAILS + 2, third);
     Told { reason, wanted }
 }

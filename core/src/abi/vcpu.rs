@@ -153,7 +153,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
         if let Some(wanted) = state.wanted.take() {
-            area::take_answer(&self.area, wanted, cpu.data());
+            area::take_answer(&self.area, wanted, cpu);
         }
         let before = state.signals.map(|mask| context.caller.mask_signals(mask));
         let result = cpu.run(vm, vcpu, vendor);
@@ -162,7 +162,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         }
         let mut reason = None;
         if let Ok(leave) = &result {
-            let told = area::tell_leave(&self.area, leave, cpu.data());
+            let told = area::tell_leave(&self.area, leave, cpu);
             (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);

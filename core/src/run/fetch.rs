@@ -23,7 +23,7 @@ pub(super) struct Code {
 }
 
 impl Code {
-    pub(super) fn of([low, high]: Glance) -> Self {
+    fn of([low, high]: Glance) -> Self {
         Self {
             bytes: (u128::from(high) << 64 | u128::from(low)).to_le_bytes(),
             len: MAX_LENGTH,
@@ -67,7 +67,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The length of the instruction that left the guest, as the CPU tells it or as its bytes do.
     pub(super) fn length(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
         match vendor.length(self.runner.state()) {
-            0 => match self.glance(vm, vendor).as_ref().map(known_length) {
+            0 => match self.glance(vm, vendor, 1).as_ref().map(known_length) {
                 None | Some(0) => Ok(self.instruction(vm, vendor)?.0.length),
                 Some(length) => Ok(length),
             },
@@ -75,9 +75,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    pub(super) fn glance(&mut self, vm: &Vm<H>, vendor: &V) -> Option<Glance> {
+    /// A glance at the instruction, or at its first word.
+    pub(super) fn glance(&mut self, vm: &Vm<H>, vendor: &V, words: usize) -> Option<Glance> {
         let (space, bits) = (self.mmu.space(), self.features.physical_bits);
-        glance(vm, space, vendor, self.runner.state(), bits)
+        glance(vm, space, vendor, self.runner.state(), bits, words)
     }
 
     /// The instruction that left the guest.
@@ -142,7 +143,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         size: CodeSize,
         registers: &Registers,
     ) -> Result<(Instruction, Code), NoInstruction> {
-        if let Some(words) = self.glance(vm, vendor) {
+        if let Some(words) = self.glance(vm, vendor, 2) {
             let code = Code::of(words);
             if let Ok(instruction) = decode(code.bytes(), size) {
                 return Ok((instruction, code));

@@ -2,8 +2,8 @@
 //!
 //! Most instructions that have to be looked at are of that kind. For the others
 //! [`fetch`](super::fetch) takes its time.
-use waterbear_hal::Hal;
 use waterbear_hal::addr::PAGE_SIZE;
+use waterbear_hal::{Gpa, Hal};
 
 use crate::arch::{Attributes, Cr4, Efer, SegmentName};
 use crate::memslot::SpaceId;
@@ -14,7 +14,11 @@ use crate::vm::{GuestTables, Vm};
 /// The bytes from RIP on: more than an instruction has.
 pub(super) type Glance = [u64; 2];
 
-/// Looks at RIP. Interrupts may be off, and the vCPU may be in guest mode.
+/// The size of an instruction at most, in words.
+const WORDS: usize = size_of::<Glance>() / 8;
+
+/// Looks at RIP, at one word of two; the other is 0 then. Interrupts may be off, and the vCPU may be
+/// in guest mode.
 #[inline(never)]
 pub(super) fn glance<H: Hal, V: Vendor>(
     vm: &Vm<H>,
@@ -22,6 +26,7 @@ pub(super) fn glance<H: Hal, V: Vendor>(
     vendor: &V,
     state: &mut V::Vcpu,
     physical_bits: u32,
+    words: usize,
 ) -> Option<Glance> {
     let cs = vendor.segment(state, SegmentName::Cs);
     let linear = vendor.regs(state).rip;
@@ -37,12 +42,13 @@ pub(super) fn glance<H: Hal, V: Vendor>(
         user: vendor.cpl(state) == 3,
     };
     let mut tables = GuestTables::now(vm, space)?;
-    let gpa = walk.find(linear, |at| {
-        let mut entry = [0];
-        tables.read_now(at, &mut entry).then_some(entry[0])
-    })?;
-    let mut code = [0; 2];
-    tables.read_now(gpa, &mut code).then_some(code)
+    let gpa = walk.find(linear, |at| tables.read_now(at))?;
+    let first = tables.read_now(gpa)?;
+    let second = match words {
+        WORDS => tables.read_now(Gpa(gpa.0 + 8))?,
+        _ => 0,
+    };
+    Some([first, second])
 }
 
 /// The length of an instruction that its opcode alone tells, if `code` begins with such a one: what

@@ -81,7 +81,7 @@ use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
-use plain::Load;
+use plain::Move;
 use quick::Inside;
 use strings::Together;
 
@@ -134,7 +134,7 @@ enum Pending {
         length: u8,
     },
     /// A device answers a plain move.
-    Load(Load),
+    Load(Move),
     /// A device answers an emulated instruction.
     Read,
     /// An emulated instruction may have more to tell devices.
@@ -235,6 +235,17 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// what it reads. After [`Leave::EmulationFailed`] the bytes of the instruction.
     pub fn data(&mut self) -> &mut [u8] {
         self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// The first eight bytes of the data, as many as count.
+    pub fn word(&self) -> u64 {
+        let unused = 64 - 8 * self.len.min(8) as u32;
+        self.answer() & u64::MAX.checked_shr(unused).unwrap_or(0)
+    }
+
+    /// Sets the first eight bytes of the data, as many as count.
+    pub fn set_word(&mut self, word: u64) {
+        self.put_word(word);
     }
 
     /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.

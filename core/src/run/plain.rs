@@ -8,11 +8,10 @@ use waterbear_hal::addr::PAGE_SIZE;
 
 use super::emulation::Hint;
 use super::exit::Step;
-use super::fetch::Code;
+use super::glance::Glance;
 use super::leave::Leave;
 use super::{GuestCpu, Pending};
-use crate::arch::{Rflags, SegmentName};
-use crate::emulate::{CodeSize, Instruction, Map, Memory, Prefixes, decode};
+use crate::arch::Rflags;
 use crate::regs::Regs;
 use crate::vendor::Vendor;
 use crate::vm::Vm;
@@ -20,133 +19,207 @@ use crate::vm::Vm;
 /// What moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Source {
-    /// From memory, to the register.
-    Memory {
-        /// The sign fills the rest of the register, not zero.
-        signed: bool,
-    },
+    /// From memory, zero-extended.
+    Memory,
+    /// From memory, sign-extended.
+    Signed,
     /// From the register.
     Register,
     /// From the instruction.
     Immediate,
 }
 
-/// A load that waits for its device.
+/// A plain move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Load {
+pub(super) struct Move {
+    source: Source,
+    /// The register.
     register: u8,
     /// Bytes of the register.
     size: u8,
-    /// Bytes of the access.
-    from: u8,
-    signed: bool,
+    /// Bytes of memory.
+    access: u8,
     /// Of the instruction.
     length: u8,
 }
 
-/// What a plain move moves, and the bytes that it accesses; `None` for another instruction.
-fn what(instruction: &Instruction) -> Option<(Source, u8)> {
-    let size = instruction.operand_size;
-    let first = instruction.extension() == 0;
-    Some(match (instruction.map, instruction.opcode) {
-        (Map::Primary, 0x88 | 0x89) => (Source::Register, size),
-        (Map::Primary, 0x8a | 0x8b) => (Source::Memory { signed: false }, size),
-        (Map::Primary, 0xc6 | 0xc7) if first => (Source::Immediate, size),
-        (Map::Secondary, 0xb6) => (Source::Memory { signed: false }, 1),
-        (Map::Secondary, 0xb7) => (Source::Memory { signed: false }, 2),
-        (Map::Secondary, 0xbe) => (Source::Memory { signed: true }, 1),
-        (Map::Secondary, 0xbf) => (Source::Memory { signed: true }, 2),
+/// The bytes of an instruction.
+struct Bytes {
+    code: [u8; 16],
+    at: usize,
+}
+
+impl Bytes {
+    fn peek(&self) -> u8 {
+        self.code.get(self.at).copied().unwrap_or(0)
+    }
+
+    fn next(&mut self) -> u8 {
+        let byte = self.peek();
+        self.at += 1;
+        byte
+    }
+
+    /// A number of 1, 2 or 4 bytes, sign-extended.
+    fn number(&mut self, size: u8) -> u64 {
+        if size == 1 {
+            return self.next() as i8 as u64;
+        }
+        let rest = self.code.get(self.at..).unwrap_or_default();
+        let four = rest
+            .first_chunk()
+            .map_or(0, |four| i32::from_le_bytes(*four));
+        self.at += usize::from(size);
+        if size == 2 {
+            four as i16 as u64
+        } else {
+            four as u64
+        }
+    }
+}
+
+/// Source: Intel SDM volume 2, "Instruction Format" and "MOV—Move"; "MOVZX", "MOVSX".
+///
+/// Returns the move, the address of its operand and its immediate; `None` for another instruction,
+/// and for a form that is rare: with a prefix other than 66 and REX behind it, or with AH and the
+/// like.
+fn decode([low, high]: Glance, regs: &Regs) -> Option<(Move, u64, u64)> {
+    const OPERAND: u8 = 0x66;
+    const REX: u8 = 0x40;
+    let code = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+    let mut bytes = Bytes { code, at: 0 };
+    let mut opcode = bytes.next();
+    let mut full = 4;
+    if opcode == OPERAND {
+        full = 2;
+        opcode = bytes.next();
+    }
+    let mut rex = 0;
+    if opcode & 0xf0 == REX {
+        rex = opcode;
+        opcode = bytes.next();
+    }
+    if rex & 8 != 0 {
+        full = 8;
+    }
+    let (source, size, access) = match opcode {
+        0x88 => (Source::Register, 1, 1),
+        0x89 => (Source::Register, full, full),
+        0x8a => (Source::Memory, 1, 1),
+        0x8b => (Source::Memory, full, full),
+        0xc6 => (Source::Immediate, 1, 1),
+        0xc7 => (Source::Immediate, full, full),
+        0x0f => match bytes.next() {
+            0xb6 => (Source::Memory, full, 1),
+            0xb7 => (Source::Memory, full, 2),
+            0xbe => (Source::Signed, full, 1),
+            0xbf => (Source::Signed, full, 2),
+            _ => return None,
+        },
         _ => return None,
-    })
+    };
+    let modrm = bytes.next();
+    let (mode, rm) = (modrm >> 6, modrm & 7);
+    let register = modrm >> 3 & 7 | (rex & 4) << 1;
+    let high_byte = size == 1 && rex == 0 && register >= 4;
+    let other = if source == Source::Immediate {
+        modrm & 0x38 != 0
+    } else {
+        high_byte
+    };
+    if mode == 3 || other {
+        return None;
+    }
+    let mut base = rm;
+    let mut linear = 0;
+    if rm == 4 {
+        let sib = bytes.next();
+        base = sib & 7;
+        let index = sib >> 3 & 7 | (rex & 2) << 2;
+        if index != 4 {
+            linear = regs.get(index) << (sib >> 6);
+        }
+    }
+    let no_base = mode == 0 && base == 5;
+    if !no_base {
+        linear = regs.get(base | (rex & 1) << 3).wrapping_add(linear);
+    }
+    if mode == 1 {
+        linear = linear.wrapping_add(bytes.number(1));
+    } else if mode == 2 || no_base {
+        linear = linear.wrapping_add(bytes.number(4));
+    }
+    let immediate = match source {
+        Source::Immediate => bytes.number(size.min(4)),
+        _ => 0,
+    };
+    let length = bytes.at as u8;
+    if no_base && rm != 4 {
+        // From the end of the instruction.
+        linear = linear.wrapping_add(regs.rip).wrapping_add(length.into());
+    }
+    let decoded = Move {
+        source,
+        register,
+        size,
+        access,
+        length,
+    };
+    Some((decoded, linear, immediate))
 }
 
-/// The bits of so many bytes.
+/// The bits of so many bytes, at least one.
 fn mask(bytes: u8) -> u64 {
-    u64::MAX
-        .checked_shr(64 - 8 * u32::from(bytes.min(8)))
-        .unwrap_or(0)
-}
-
-/// The operand's address, of an instruction that ends at `next`.
-fn address(regs: &Regs, memory: &Memory, next: u64) -> u64 {
-    let register = |number: Option<u8>| number.map_or(0, |number| regs.get(number));
-    memory
-        .displacement
-        .wrapping_add(register(memory.base))
-        .wrapping_add(register(memory.index) << (memory.scale & 3))
-        .wrapping_add(if memory.rip_relative { next } else { 0 })
+    u64::MAX >> (64_u32.saturating_sub(8 * u32::from(bytes)) & 63)
 }
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Does the instruction at RIP, whose access at `hint` is a device's, if it is a plain move.
     pub(super) fn move_plainly(&mut self, vm: &Vm<H>, vendor: &V, hint: Hint) -> Option<Step> {
+        // Then what was accessed is no operand.
         if self.events.again.is_some() {
             return None;
         }
-        let code = Code::of(self.glance(vm, vendor)?);
-        let instruction = decode(code.bytes(), CodeSize::Bits64).ok()?;
-        let (source, size) = what(&instruction)?;
-        let memory = instruction.memory.as_ref()?;
-        let odd = Prefixes::LOCK | Prefixes::REP | Prefixes::REPNE | Prefixes::ADDRESS;
-        // AH and the like.
-        let high = source != Source::Immediate
-            && instruction.map == Map::Primary
-            && size == 1
-            && matches!(instruction.reg, 4..=7)
-            && !instruction.has(Prefixes::REX);
-        let based = matches!(memory.segment, SegmentName::Fs | SegmentName::Gs);
-        if instruction.prefixes.intersects(odd) || high || based {
-            return None;
-        }
+        let code = self.glance(vm, vendor, 2)?;
         let regs = vendor.regs(self.runner.state());
-        let length = instruction.length;
-        let linear = address(regs, memory, regs.rip.wrapping_add(length.into()));
+        let (decoded, linear, immediate) = decode(code, regs)?;
+        let size = decoded.access;
         let Hint { gpa, write } = hint;
-        let offset = gpa.0 & (PAGE_SIZE - 1);
-        let load = matches!(source, Source::Memory { .. });
+        let write_too = match decoded.source {
+            Source::Memory | Source::Signed => false,
+            Source::Register | Source::Immediate => true,
+        };
+        let offset = linear & (PAGE_SIZE - 1);
+        // The access that the CPU speaks of, all of it; and no alignment that it would have checked.
         let same = (linear ^ gpa.0) & (PAGE_SIZE - 1) == 0
             && offset + u64::from(size) <= PAGE_SIZE
-            && write != load;
-        // The user's accesses may have to be aligned.
+            && write == write_too;
         if !same || regs.rflags & Rflags::AC.bits() != 0 {
             return None;
         }
-        let mut data = 0;
-        match source {
-            Source::Memory { signed } => {
-                self.pending = Pending::Load(Load {
-                    register: instruction.reg,
-                    size: instruction.operand_size,
-                    from: size,
-                    signed,
-                    length,
-                });
-            }
-            Source::Register => data = regs.get(instruction.reg),
-            Source::Immediate => data = instruction.immediate,
-        }
-        if !load {
-            // It has happened; its device hears of it.
-            self.skip(vendor, length);
-        }
+        let data = match decoded.source {
+            Source::Immediate => immediate,
+            _ => regs.get(decoded.register),
+        };
         self.len = usize::from(size);
-        self.put_data(&data.to_le_bytes());
-        Some(Step::Leave(Leave::Mmio {
-            gpa,
-            size,
-            write: !load,
-        }))
+        if write {
+            self.put_word(data);
+            // It has happened; its device hears of it.
+            self.skip(vendor, decoded.length);
+        } else {
+            self.put_word(0);
+            self.pending = Pending::Load(decoded);
+        }
+        Some(Step::Leave(Leave::Mmio { gpa, size, write }))
     }
 
     /// The device has answered.
-    pub(super) fn complete_load(&mut self, vendor: &V, load: Load) {
-        let answer = self.answer() & mask(load.from);
-        let unused = 64 - 8 * u32::from(load.from.clamp(1, 8));
-        let value = if load.signed {
-            ((answer << unused) as i64 >> unused) as u64
-        } else {
-            answer
-        };
+    pub(super) fn complete_load(&mut self, vendor: &V, load: Move) {
+        let mut value = self.answer() & mask(load.access);
+        if load.source == Source::Signed {
+            let sign = (mask(load.access) >> 1).wrapping_add(1);
+            value = (value ^ sign).wrapping_sub(sign);
+        }
         let regs = vendor.regs(self.runner.state());
         let kept = match load.size {
             1 | 2 => regs.get(load.register) & !mask(load.size),

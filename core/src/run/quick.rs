@@ -49,7 +49,7 @@ impl<H: Hal, V: Vendor> Inside<'_, H, V> {
         let mut length = vendor.length(state);
         if length == 0 {
             let (space, bits) = (self.mmu.space(), self.asked.features.physical_bits);
-            length = match glance(self.vm, space, vendor, state, bits) {
+            length = match glance(self.vm, space, vendor, state, bits, 1) {
                 Some(code) if is_cpuid(&code) => 2,
                 _ => 0,
             };

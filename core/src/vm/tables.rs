@@ -59,14 +59,12 @@ impl<'a, H: Hal> GuestTables<'a, H> {
         })
     }
 
-    /// Reads words from `gpa` on, all in its page, if they are there and need no wait, as
+    /// Reads a word in the page of `gpa`, if it is there and needs no wait, as
     /// [`User::read_now`](waterbear_hal::User::read_now) says.
     #[inline]
-    pub fn read_now(&mut self, gpa: Gpa, words: &mut [u64]) -> bool {
-        match self.place(gpa) {
-            Ok(hva) => self.vm.hal.read_now(&self.vm.user, hva, words),
-            Err(_) => false,
-        }
+    pub fn read_now(&mut self, gpa: Gpa) -> Option<u64> {
+        let hva = self.place(gpa).ok()?;
+        self.vm.hal.read_now(&self.vm.user, hva)
     }
 
     /// Where the owner has the byte at `gpa`.

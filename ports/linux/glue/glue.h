@@ -71,6 +71,7 @@ void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);
+bool wb_held_up(void);
 void wb_signals_mask(u64 mask);
 void wb_signals_unmask(void);
 struct swait_queue_head *wb_queue_new(void);
@@ -95,8 +96,11 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);
-bool wb_read_now(struct mm_struct *mm, u64 *to, unsigned long from,
-		 size_t words);
+struct wb_word {
+	u64 word;
+	bool there;
+};
+struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from);
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 	      size_t size);
 bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,

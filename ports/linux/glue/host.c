@@ -278,6 +278,12 @@ bool wb_signal_pending(void)
 	return signal_pending(current);
 }
 
+bool wb_held_up(void)
+{
+	return read_thread_flags() &
+	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NEED_RESCHED);
+}
+
 /*
  * Where the kernel looks for a mask that is put aside: a signal of that mask
  * is kept, even if nobody handles it.

@@ -171,24 +171,22 @@ bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
 }
 
 /* Neither sleeps nor brings anything in. */
-bool wb_read_now(struct mm_struct *mm, u64 *to, unsigned long from,
-		 size_t words)
+struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from)
 {
 	const u64 __user *user = (const u64 __user *)from;
-	bool done = false;
+	struct wb_word found = {};
 
 	if (current->mm != mm)
-		return false;
+		return found;
 	pagefault_disable();
-	if (user_access_begin(user, words * sizeof(*user))) {
-		for (; words; words--)
-			unsafe_get_user(*to++, user++, fault);
-		done = true;
+	if (user_access_begin(user, sizeof(*user))) {
+		unsafe_get_user(found.word, user, fault);
+		found.there = true;
 fault:
 		user_access_end();
 	}
 	pagefault_enable();
-	return done;
+	return found;
 }
 
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,

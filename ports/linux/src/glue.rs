@@ -33,6 +33,13 @@ opaque! {
     NotifierStruct
 }
 
+/// A word of user memory, if it is there.
+#[repr(C)]
+pub struct Word {
+    pub word: u64,
+    pub there: bool,
+}
+
 /// What a descriptor is for.
 #[repr(C)]
 pub enum Kind {
@@ -92,6 +99,7 @@ unsafe extern "C" {
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
+    pub safe fn wb_held_up() -> bool;
     pub safe fn wb_signals_mask(mask: u64);
     pub safe fn wb_signals_unmask();
     pub safe fn wb_queue_new() -> *mut QueueHead;
@@ -124,7 +132,7 @@ unsafe extern "C" {
     pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
-    pub fn wb_read_now(mm: *mut MmStruct, to: *mut u64, from: c_ulong, words: usize) -> bool;
+    pub fn wb_read_now(mm: *mut MmStruct, from: c_ulong) -> Word;
     pub fn wb_write(mm: *mut MmStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
         mm: *mut MmStruct,

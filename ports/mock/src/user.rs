@@ -66,24 +66,19 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
     }
 
     #[track_caller]
-    fn read_now(&self, space: &Space, hva: Hva, words: &mut [u64]) -> bool {
+    fn read_now(&self, space: &Space, hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
         let offset = (hva.0 % PAGE_SIZE) as usize;
-        if offset + 8 * words.len() > PAGE_SIZE as usize {
-            broken!("read_now of {} words at {hva:?}: two pages", words.len());
+        if offset + bytes.len() > PAGE_SIZE as usize {
+            broken!("read_now at {hva:?}: two pages");
         }
-        let Some(found) = space.inner.find(hva) else {
-            return false;
-        };
+        let found = space.inner.find(hva)?;
         // What a test does in a look-up may sleep.
         if space.inner.is_watched() || found.poisoned {
-            return false;
+            return None;
         }
-        for (index, word) in words.iter_mut().enumerate() {
-            let mut bytes = [0; 8];
-            self.0.pages.read(found.pfn, offset + 8 * index, &mut bytes);
-            *word = u64::from_le_bytes(bytes);
-        }
-        true
+        self.0.pages.read(found.pfn, offset, &mut bytes);
+        Some(u64::from_le_bytes(bytes))
     }
 
     #[track_caller]

@@ -41,14 +41,10 @@ impl User for Bare {
         Ok(())
     }
 
-    fn read_now(&self, space: &(), hva: Hva, words: &mut [u64]) -> bool {
-        let each = words.iter_mut().zip((hva.0..).step_by(8));
-        each.into_iter().all(|(word, at)| {
-            let mut bytes = [0; 8];
-            let there = self.read(space, Hva(at), &mut bytes).is_ok();
-            *word = u64::from_le_bytes(bytes);
-            there
-        })
+    fn read_now(&self, space: &(), hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(space, hva, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
     }
 
     fn write(&self, _space: &(), hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {

@@ -86,9 +86,11 @@ impl User for Linux {
     }
 
     /// `unsafe_get_user` with page faults disabled.
-    fn read_now(&self, space: &Mm, hva: Hva, words: &mut [u64]) -> bool {
-        // SAFETY: there are that many words; the kernel checks the rest.
-        unsafe { glue::wb_read_now(space.0.as_ptr(), words.as_mut_ptr(), hva.0, words.len()) }
+    #[inline]
+    fn read_now(&self, space: &Mm, hva: Hva) -> Option<u64> {
+        // SAFETY: the kernel checks the address.
+        let found = unsafe { glue::wb_read_now(space.0.as_ptr(), hva.0) };
+        found.there.then_some(found.word)
     }
 
     /// `SetPageDirty`, `put_page`.
