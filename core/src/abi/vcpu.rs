@@ -92,8 +92,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             argument,
         };
         let mut state = self.state.lock_killable()?;
+        // The most frequent by far.
+        if command == kvm::KVM_RUN {
+            return self.run(&context, &mut state);
+        }
         match command {
-            kvm::KVM_RUN => self.run(&context, &mut state),
             kvm::KVM_GET_REGS => state.get_regs(&context),
             kvm::KVM_SET_REGS => state.set_regs(&context),
             kvm::KVM_GET_SREGS => state.get_sregs(&context),

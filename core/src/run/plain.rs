@@ -12,6 +12,7 @@ use super::glance::Glance;
 use super::leave::Leave;
 use super::{GuestCpu, Pending};
 use crate::arch::Rflags;
+use crate::emulate::Target;
 use crate::regs::Regs;
 use crate::vendor::Vendor;
 use crate::vm::Vm;
@@ -203,9 +204,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         };
         self.len = usize::from(size);
         if write {
+            // It has happened, and its device hears of it.
             self.put_word(data);
-            // It has happened; its device hears of it.
             self.skip(vendor, decoded.length);
+            if vm.bus().write(Target::Memory(gpa.0), self.data()) {
+                return Some(Step::Resume);
+            }
         } else {
             self.put_word(0);
             self.pending = Pending::Load(decoded);

@@ -127,10 +127,27 @@ unsafe impl Cpu for Linux {
         glue::wb_held_up()
     }
 
+    /// What the kernel has decided for its own guests.
+    fn distrusts_predictions(&self) -> bool {
+        glue::wb_distrusts_predictions()
+    }
+
     /// `rdtsc`.
     fn tsc(&self) -> u64 {
         // SAFETY: every CPU of this kind has the instruction.
         unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    /// `cr4_update_irqsoff`.
+    unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { glue::wb_change_cr4(set, clear) }
+        true
+    }
+
+    /// `invalidate_tss_limit`.
+    fn task_register_was_cut(&self) {
+        glue::wb_task_register_was_cut();
     }
 
     /// `init_swait_queue_head`.

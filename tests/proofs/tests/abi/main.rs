@@ -2,6 +2,8 @@
 #![cfg(not(loom))]
 
 mod area;
+mod listeners;
 mod lists;
 mod signals;
 mod support;
+mod zones;

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use waterbear_core::Error;
+use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Answer, Caller, Failure, Reply, RunArea, VcpuFile, VmFile, kvm, system};
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_hal::Hva;
@@ -159,11 +160,7 @@ impl Monitor {
 
     /// Makes a vCPU of this number.
     pub fn add_vcpu(vm: &VmFile<MockHost>, vendor: &ScriptedVendor, index: u32) -> Vcpu {
-        let area = Shared(
-            (0..system::VCPU_MAP_SIZE / 8)
-                .map(|_| AtomicU64::new(0))
-                .collect(),
-        );
+        let area = Shared((0..AREA_SIZE / 8).map(|_| AtomicU64::new(0)).collect());
         let vcpu = VcpuFile::new(vm, vendor, &amd, index, area).expect("memory");
         vm.add_vcpu(index).expect("memory");
         vcpu
