@@ -68,22 +68,19 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let mut more = true;
-        while more {
+        let mut next = words();
+        while next.is_some() {
             let guard = MmuRead::lock(&self.lock);
             let rcu = RcuGuard::new(&self.space.hal);
             let mut op = Op::new(self, tlb, log, &rcu, MmuRead::SHARED);
-            loop {
-                let Some((gfn, mask)) = words() else {
-                    more = false;
-                    break;
-                };
+            while let Some((gfn, mask)) = next {
                 // All there are now: a bit may have come from a root that was
                 // made after the call began. None is made in this section.
                 let roots = guard.roots.iter();
                 for root in roots.filter(|root| root.role().space == space) {
                     clean_word(&mut op, root.walk(&self.space, &rcu), gfn, mask);
                 }
+                next = words();
                 if self.lock.is_contended() || self.space.hal.should_yield() {
                     break;
                 }
@@ -92,7 +89,7 @@ impl<H: Hal> Mmu<H> {
             drop(op);
             drop(rcu);
             drop(guard);
-            if more {
+            if next.is_some() {
                 self.space.hal.yield_now();
             }
         }
