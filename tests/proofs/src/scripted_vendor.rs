@@ -83,6 +83,8 @@ pub struct ScriptedVcpu {
     pub delivered: Vec<Event>,
     /// How often the guest was entered.
     pub entries: usize,
+    /// How often it came from outside guest mode.
+    pub ways_in: usize,
     /// How often the TLB was flushed.
     pub flushes: usize,
     /// The bytes that the CPU fetched, where it tells.
@@ -238,6 +240,7 @@ impl Vendor for ScriptedVendor {
             windows: (false, false),
             delivered: Vec::new(),
             entries: 0,
+            ways_in: 0,
             flushes: 0,
             fetched: Vec::new(),
             injected: None,
@@ -254,6 +257,7 @@ impl Vendor for ScriptedVendor {
         _root: Pfn,
         mut again: impl FnMut(&mut ScriptedVcpu, Exit) -> bool,
     ) -> Exit {
+        vcpu.ways_in += 1;
         loop {
             let exit = self.enter_once(vcpu);
             if !again(vcpu, exit) {
