@@ -194,13 +194,18 @@ pub fn take_signal(mask: u64) -> Result<i32, i32> {
 
 extern "C" fn nothing(_signal: i32) {}
 
-/// Sends this process a signal in so many milliseconds.
-pub fn alarm_in(milliseconds: i64) {
+/// Has a signal handled; the handler may run anywhere.
+pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
     // SAFETY: integers.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    // SAFETY: the handler does nothing, so it may run anywhere.
-    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: as the caller says.
+    unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
+/// Sends this process a signal in so many milliseconds.
+pub fn alarm_in(milliseconds: i64) {
+    on_signal(libc::SIGALRM, nothing);
     let timer = libc::itimerval {
         it_interval: libc::timeval {
             tv_sec: 0,
