@@ -127,7 +127,6 @@ const CORE: &[Test] = tests![
     running::the_fpu_comes_back_as_it_was_set,
     running::guests_keep_their_fpu_apart_on_shared_cpus,
     running::the_shared_memory_is_not_believed,
-    running::hostile_states_of_a_vcpu_harm_nobody,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
     ports::an_owner_keeps_its_ports_after_its_guest_ran,
