@@ -33,6 +33,17 @@ opaque! {
     NotifierStruct
 }
 
+/// `struct wb_page`.
+#[repr(C)]
+#[derive(Default)]
+pub struct FoundPage {
+    pub pfn: c_ulong,
+    /// Of the piece that one entry of the host's tables maps.
+    pub shift: c_uint,
+    pub writable: bool,
+    pub uncached: bool,
+}
+
 /// What a descriptor is for.
 #[repr(C)]
 pub enum Kind {
@@ -113,9 +124,7 @@ unsafe extern "C" {
         mm: *mut MmStruct,
         address: c_ulong,
         write: bool,
-        pfn: *mut c_ulong,
-        writable: *mut bool,
-        shift: *mut c_uint,
+        found: *mut FoundPage,
     ) -> c_long;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;

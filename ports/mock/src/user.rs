@@ -30,6 +30,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Ok(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -46,6 +47,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Some(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }

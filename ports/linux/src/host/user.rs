@@ -7,7 +7,7 @@ use waterbear_hal::{AllocError, HostPage, Hva, Level, Pfn, ResolveError, User, W
 
 use super::{Linux, allocated};
 use crate::errno::{EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
-use crate::glue::{self, MmStruct, NotifierStruct};
+use crate::glue::{self, FoundPage, MmStruct, NotifierStruct};
 
 /// An `mm_struct`, held with `mmgrab`: the structure stays, its memory goes
 /// with the process.
@@ -44,20 +44,12 @@ impl User for Linux {
     type Space = Mm;
 
     /// `get_user_pages_fast_only`, and `get_user_pages_unlocked` where that
-    /// does not do; the level is read from the host's page table.
+    /// does not do; the level is read from the host's page table. Where the
+    /// kernel has no pages, as for a device's memory, its page table has them.
     fn resolve(&self, space: &Mm, hva: Hva, write: bool) -> Result<HostPage, ResolveError> {
-        let (mut pfn, mut writable, mut shift) = (0, false, 0);
-        // SAFETY: the structure is held; the results are ours.
-        let error = unsafe {
-            glue::wb_resolve(
-                space.0.as_ptr(),
-                hva.0,
-                write,
-                &raw mut pfn,
-                &raw mut writable,
-                &raw mut shift,
-            )
-        };
+        let mut found = FoundPage::default();
+        // SAFETY: the structure is held; the result is ours.
+        let error = unsafe { glue::wb_resolve(space.0.as_ptr(), hva.0, write, &raw mut found) };
         match -error {
             0 => {}
             ENOMEM => return Err(ResolveError::NoMemory),
@@ -68,11 +60,12 @@ impl User for Linux {
         let level = Level::LEAVES
             .into_iter()
             .rev()
-            .find(|level| level.gfn_shift() + PAGE_SHIFT <= shift)
+            .find(|level| level.gfn_shift() + PAGE_SHIFT <= found.shift)
             .unwrap_or(Level::L1);
         Ok(HostPage {
-            pfn: Pfn(pfn),
-            writable,
+            pfn: Pfn(found.pfn),
+            writable: found.writable,
+            uncached: found.uncached,
             level,
         })
     }

@@ -14,6 +14,25 @@ const UNABLE: Machine = Machine {
     ..ABLE
 };
 
+/// Whose memory is under pressure: in two nodes, partly in a page of 1 GiB.
+const PRESSURE: Machine = Machine {
+    say: "waterbear=pressure numa=fake=2 hugepagesz=1G hugepages=1 panic_on_warn=1",
+    memory: "3G",
+    ..ABLE
+};
+
+/// Whose CPUs are crowded.
+const CROWD: Machine = Machine {
+    say: "waterbear=crowd panic_on_warn=1",
+    ..ABLE
+};
+
+/// That is called at random, with a kernel that checks its small pieces of memory.
+const FUZZ: Machine = Machine {
+    say: "waterbear=fuzz panic_on_warn=1 slub_debug=FZP,kmalloc-*",
+    ..ABLE
+};
+
 pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let kernel = Kernel::fetch(workspace)?;
     let start = Instant::now();
@@ -33,7 +52,15 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     let client = Client::build(workspace)?;
     let modules = Disc::with_modules(workspace, &client, &kernel, &module)?;
     let monitor = Disc::with_monitor(workspace, &client, &kernel, &module)?;
-    let jobs = vec![(MONITOR, &monitor), (ABLE, &modules), (UNABLE, &modules)];
+    // Those that take longest begin.
+    let jobs = vec![
+        (PRESSURE, &modules),
+        (CROWD, &modules),
+        (FUZZ, &modules),
+        (MONITOR, &monitor),
+        (ABLE, &modules),
+        (UNABLE, &modules),
+    ];
     let results = pool::run(jobs, |(machine, disc)| {
         let start = Instant::now();
         let text = machine.run(&kernel, disc, |line| {
@@ -74,7 +101,7 @@ fn judge(text: &str) -> (u64, Vec<String>) {
     let seen = passed + failed.len() as u64;
     if planned != Some(seen) || (failed.is_empty() && !text.lines().any(|l| l == "END passed")) {
         let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(40)..].join("\n");
+        let last = lines[lines.len().saturating_sub(100)..].join("\n");
         failed.push(format!(
             "{seen} tests of {planned:?} ran; the last lines are\n{last}"
         ));
