@@ -44,6 +44,7 @@ void wb_srcu_synchronize(struct srcu_struct *domain);
 /* Locks. The rank picks the lockdep class. */
 struct mutex *wb_mutex_new(const char *name, unsigned int rank);
 void wb_mutex_lock(struct mutex *lock);
+bool wb_mutex_lock_killable(struct mutex *lock);
 void wb_mutex_unlock(struct mutex *lock);
 void *wb_rwlock_new(const char *name, unsigned int rank);
 void wb_read_lock(void *lock);
@@ -69,6 +70,8 @@ void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);
+void wb_signals_mask(u64 mask);
+void wb_signals_unmask(void);
 struct swait_queue_head *wb_queue_new(void);
 bool wb_queue_wait(struct swait_queue_head *queue, bool interruptible,
 		   bool (*ready)(void *), void *context);

@@ -135,6 +135,11 @@ void wb_mutex_lock(struct mutex *lock)
 	mutex_lock(lock);
 }
 
+bool wb_mutex_lock_killable(struct mutex *lock)
+{
+	return !mutex_lock_killable(lock);
+}
+
 void wb_mutex_unlock(struct mutex *lock)
 {
 	mutex_unlock(lock);
@@ -266,6 +271,25 @@ void wb_yield(void)
 bool wb_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+/*
+ * Where the kernel looks for a mask that is put aside: a signal of that mask
+ * is kept, even if nobody handles it.
+ */
+void wb_signals_mask(u64 mask)
+{
+	sigset_t signals;
+
+	siginitset(&signals, mask);
+	sigdelsetmask(&signals, sigmask(SIGKILL) | sigmask(SIGSTOP));
+	sigprocmask(SIG_SETMASK, &signals, &current->real_blocked);
+}
+
+void wb_signals_unmask(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
 }
 
 struct swait_queue_head *wb_queue_new(void)

@@ -74,6 +74,7 @@ unsafe extern "C" {
 
     pub fn wb_mutex_new(name: *const c_char, rank: c_uint) -> *mut MutexStruct;
     pub fn wb_mutex_lock(lock: *mut MutexStruct);
+    pub fn wb_mutex_lock_killable(lock: *mut MutexStruct) -> bool;
     pub fn wb_mutex_unlock(lock: *mut MutexStruct);
     pub fn wb_rwlock_new(name: *const c_char, rank: c_uint) -> *mut RwLockStruct;
     pub fn wb_read_lock(lock: *mut RwLockStruct);
@@ -101,6 +102,8 @@ unsafe extern "C" {
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
+    pub safe fn wb_signals_mask(mask: u64);
+    pub safe fn wb_signals_unmask();
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,

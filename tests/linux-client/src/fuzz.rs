@@ -4,6 +4,7 @@
 //! Each round is a process of its own. What it leaves behind when it ends is the kernel's to clean
 //! up; afterwards nobody may hold the module, and nothing may be lost.
 use std::fs;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -171,11 +172,44 @@ impl World {
     }
 
     fn call(&self, fd: RawFd, command: u32, argument: u64) -> Result<i32, i32> {
+        let mut harmless = [0; 128];
+        let argument = match command {
+            KVM_SET_SREGS | KVM_SET_SREGS2 | KVM_SET_MSRS => {
+                self.without_long_mode(command, argument, &mut harmless)
+            }
+            _ => argument,
+        };
         let answer = sys::ioctl(&Borrowed(fd), command, argument);
         if answer.is_ok() {
             self.worked.fetch_add(1, Ordering::Relaxed);
         }
         answer
+    }
+
+    /// A copy of an argument in which EFER.LME goes with CR4.PAE only. A guest may have the one
+    /// without the other, but when it exits, QEMU's emulator forgets to load the host's CR0.
+    fn without_long_mode(&self, command: u32, argument: u64, copy: &mut [u64; 128]) -> u64 {
+        const EFER: u64 = 0xc000_0080;
+        const LME: u64 = 1 << 8;
+        let offset = argument.wrapping_sub(self.arguments.address()) as usize & !7;
+        if offset.saturating_add(size_of_val(copy)) > ARGUMENTS {
+            // A number that is no address, or one with nothing behind it.
+            return 0;
+        }
+        for (index, word) in copy.iter_mut().enumerate() {
+            let half = |at| u64::from(self.arguments.word(offset + index * 8 + at));
+            *word = half(0) | half(4) << 32;
+        }
+        if command == KVM_SET_MSRS {
+            for entry in 1..copy.len() / 2 {
+                if copy[2 * entry - 1] as u32 == EFER as u32 {
+                    copy[2 * entry] &= !LME;
+                }
+            }
+        } else if copy[offset_of!(kvm_sregs, cr4) / 8] & 1 << 5 == 0 {
+            copy[offset_of!(kvm_sregs, efer) / 8] &= !LME;
+        }
+        copy.as_ptr() as u64
     }
 
     /// An address or a number.

@@ -165,8 +165,8 @@ pub fn a_second_node_appears_when_asked_for() -> Outcome {
     same("it is there", Path::new("/dev/kvm").exists(), false)
 }
 
-pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
-    const BUSY: Result<(), i32> = Err(libc::EBUSY);
+/// Loads the kernel's own KVM.
+pub fn load_stock() -> Outcome {
     for module in ["rng-core", "irqbypass", "kvm", "ccp", "kvm-amd"] {
         let loaded = sys::load(&format!("/{module}.ko"), "");
         // Some are part of some kernels.
@@ -174,6 +174,12 @@ pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
             same(module, loaded, Ok(()))?;
         }
     }
+    Ok(())
+}
+
+pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
+    const BUSY: Result<(), i32> = Err(libc::EBUSY);
+    load_stock()?;
     let stock = node::open_at("/dev/kvm")?;
     let make = || ioctl(&stock, KVM_CREATE_VM, 0).map(sys::owned);
     let guest = make().map_err(|error| format!("stock KVM: error {error}"))?;

@@ -7,12 +7,15 @@
 mod fuzz;
 mod kernel;
 mod leaks;
+mod measure;
 mod memory;
 mod monitor;
 mod node;
 mod pressure;
+mod programs;
 mod random;
 mod running;
+mod signals;
 mod sys;
 mod vcpu;
 mod vm;
@@ -56,6 +59,7 @@ const ABLE: &[Test] = tests![
     vcpu::vcpus_are_made_once_and_in_range,
     vcpu::registers_come_back_as_they_were_set,
     vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::an_owner_sends_the_guest_elsewhere_during_an_exit,
     vcpu::a_guest_reaches_devices_where_it_has_no_memory,
     vcpu::a_run_comes_back_at_once_when_asked_to,
     vcpu::interrupts_are_delivered_when_the_guest_takes_them,
@@ -69,6 +73,10 @@ const ABLE: &[Test] = tests![
     running::memory_changes_under_a_running_guest,
     running::the_shared_memory_is_not_believed,
     running::hostile_states_of_a_vcpu_harm_nobody,
+    signals::masks_of_other_sizes_are_refused,
+    signals::a_signal_that_only_the_mask_lets_through_ends_a_run_and_waits,
+    signals::a_signal_that_the_mask_blocks_does_not_end_a_run,
+    signals::who_waits_for_a_running_vcpu_can_be_killed,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
     kernel::the_module_stays_while_a_vm_is_open,
@@ -141,6 +149,21 @@ const FUZZ: &[Test] = tests![
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
+/// On machines that count instructions.
+const OWN_COSTS: &[Test] = tests![measure::the_module_is_measured,];
+const STOCK_COSTS: &[Test] = tests![measure::stock_kvm_is_measured,];
+
+/// The tests of each machine, by what its kernel's command line says.
+const LISTS: &[(&str, &[Test])] = &[
+    ("unable", UNABLE),
+    ("monitor", MONITOR),
+    ("pressure", PRESSURE),
+    ("crowd", CROWD),
+    ("fuzz", FUZZ),
+    ("own-costs", OWN_COSTS),
+    ("stock-costs", STOCK_COSTS),
+];
+
 fn main() {
     if std::process::id() != 1 {
         eprintln!(
@@ -155,19 +178,15 @@ fn main() {
         monitor::speak();
         sys::power_off();
     }
-    let tests = if said("unable") {
-        UNABLE
-    } else if said("monitor") {
-        MONITOR
-    } else if said("pressure") {
-        PRESSURE
-    } else if said("crowd") {
-        CROWD
-    } else if said("fuzz") {
-        FUZZ
-    } else {
-        ABLE
-    };
+    if said("programs") {
+        let passed = programs::run();
+        println!("END {}", if passed { "passed" } else { "failed" });
+        sys::power_off();
+    }
+    let tests = LISTS
+        .iter()
+        .find_map(|(word, tests)| said(word).then_some(*tests));
+    let tests = tests.unwrap_or(ABLE);
     // `waterbear_only=WORD`: the tests whose names have it, and those of the module itself.
     let only = line
         .split_whitespace()
@@ -181,14 +200,17 @@ fn main() {
     let mut passed = true;
     for (name, test) in tests {
         watched.next();
-        match test() {
-            Ok(()) => println!("PASS {name}"),
-            Err(why) => {
-                println!("FAIL {name}: {why}");
-                passed = false;
-            }
-        }
+        passed &= report(name, test());
     }
     println!("END {}", if passed { "passed" } else { "failed" });
     sys::power_off();
+}
+
+/// Says what became of a test, and whether it passed.
+fn report(name: &str, outcome: Outcome) -> bool {
+    match &outcome {
+        Ok(()) => println!("PASS {name}"),
+        Err(why) => println!("FAIL {name}: {why}"),
+    }
+    outcome.is_ok()
 }

@@ -200,6 +200,8 @@ pub struct Machine {
     pub say: &'static str,
     /// How much memory it has, in QEMU's words.
     pub memory: &'static str,
+    /// Whether it has one CPU whose time-stamp counter counts instructions.
+    pub exact: bool,
 }
 
 /// On which the module serves.
@@ -207,6 +209,7 @@ pub const ABLE: Machine = Machine {
     cpu: "EPYC,+svm,+npt",
     say: "",
     memory: "1G",
+    exact: false,
 };
 
 /// On which an unmodified QEMU boots a guest on the module.
@@ -215,6 +218,24 @@ pub const MONITOR: Machine = Machine {
     memory: "2G",
     ..ABLE
 };
+
+/// On which the guest programs run.
+pub const PROGRAMS: Machine = Machine {
+    say: "waterbear=programs",
+    ..ABLE
+};
+
+/// QEMU's options for one tick per instruction. While the machine sleeps its time flies.
+const EXACT: &[&str] = &[
+    "-smp",
+    "1",
+    "-icount",
+    "shift=0,align=off,sleep=off",
+    "-rtc",
+    "base=2026-01-01,clock=vm",
+    "-seed",
+    "1",
+];
 
 impl Machine {
     /// Boots the kernel and returns what was written to the serial line.
@@ -226,7 +247,8 @@ impl Machine {
         );
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-machine", "q35,accel=tcg", "-m", self.memory, "-smp", "2"])
+            .args(["-machine", "q35,accel=tcg", "-m", self.memory])
+            .args(if self.exact { EXACT } else { &["-smp", "2"] })
             .args(["-cpu", self.cpu, "-append", &line, "-kernel"])
             .arg(&kernel.image)
             .arg("-initrd")
@@ -240,7 +262,8 @@ impl Machine {
                 "-net",
                 "none",
             ]);
-        let finished = process::captured(&mut command, Some(LIMIT), self.cpu, on_line)?;
+        let name = format!("{} {}", self.cpu, self.say);
+        let finished = process::captured(&mut command, Some(LIMIT), name.trim(), on_line)?;
         Ok(finished.stdout.replace('\r', ""))
     }
 }

@@ -5,6 +5,7 @@ mod constant;
 mod linux;
 mod loom;
 mod miri;
+mod report;
 mod table;
 mod unit;
 

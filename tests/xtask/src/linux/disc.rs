@@ -70,6 +70,23 @@ impl Disc {
         kernel: &Kernel,
         module: &Module,
     ) -> Outcome<Self> {
+        Self::write(workspace, "modules", Self::modules(client, kernel, module)?)
+    }
+
+    /// The same, and a program that measures them.
+    pub fn with_program(
+        workspace: &Workspace,
+        client: &Client,
+        kernel: &Kernel,
+        module: &Module,
+        program: &Path,
+    ) -> Outcome<Self> {
+        let mut archive = Self::modules(client, kernel, module)?;
+        archive.program("exits", &bytes(program)?);
+        Self::write(workspace, "exits", archive)
+    }
+
+    fn modules(client: &Client, kernel: &Kernel, module: &Module) -> Outcome<Archive> {
         let mut archive = client.archive();
         archive.program("waterbear.ko", &bytes(&module.file)?);
         for path in STOCK_MODULES {
@@ -79,7 +96,7 @@ impl Disc {
                 archive.program(&name, &bytes(&file)?);
             }
         }
-        Self::write(workspace, "modules", archive)
+        Ok(archive)
     }
 
     /// One with the module, QEMU as the distribution has it, and a guest for QEMU: the same

@@ -1,8 +1,9 @@
 //! The layer `linux`: the module in a stock kernel, called by a client of ours.
 
 use super::Tally;
+use super::report::Report;
 use crate::Outcome;
-use crate::linux::{ABLE, Client, Disc, Kernel, MONITOR, Machine, Module};
+use crate::linux::{ABLE, Client, Disc, Kernel, MONITOR, Machine, Module, PROGRAMS};
 use crate::workspace::Workspace;
 use crate::{pool, process};
 use std::time::Instant;
@@ -59,6 +60,7 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         (FUZZ, &modules),
         (MONITOR, &monitor),
         (ABLE, &modules),
+        (PROGRAMS, &modules),
         (UNABLE, &modules),
     ];
     let results = pool::run(jobs, |(machine, disc)| {
@@ -73,64 +75,14 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
         (machine, text)
     });
     for (machine, text) in results {
-        let (passed, failed) = judge(&text?);
-        tally.passed += passed;
-        tally.failed.extend(
-            failed
-                .into_iter()
-                .map(|why| format!("{} {}: {why}", machine.cpu, machine.say)),
-        );
+        let (text, name) = (text?, format!("{} {}", machine.cpu, machine.say));
+        let mut report = Report::of(&text);
+        if let Some(failure) = report.failed.last_mut() {
+            let lines: Vec<_> = text.lines().collect();
+            let last = lines[lines.len().saturating_sub(100)..].join("\n");
+            *failure += &format!("; the last lines are\n{last}");
+        }
+        report.tell(&name, tally);
     }
     Ok(())
-}
-
-/// Reads a run's lines: `PLAN n`, one `PASS name` or `FAIL name: why` for each of the n tests,
-/// `END passed` or `END failed`. Returns how many passed, and what failed; a run that says less
-/// has failed, with its last lines.
-fn judge(text: &str) -> (u64, Vec<String>) {
-    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count() as u64;
-    let mut failed: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("FAIL "))
-        .map(str::to_owned)
-        .collect();
-    let passed = count("PASS ");
-    let planned = text
-        .lines()
-        .find_map(|line| line.strip_prefix("PLAN ")?.parse::<u64>().ok());
-    let seen = passed + failed.len() as u64;
-    if planned != Some(seen) || (failed.is_empty() && !text.lines().any(|l| l == "END passed")) {
-        let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(100)..].join("\n");
-        failed.push(format!(
-            "{seen} tests of {planned:?} ran; the last lines are\n{last}"
-        ));
-    }
-    (passed, failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "PLAN 1\nPASS a\nEND passed\n";
-
-    #[test]
-    fn a_complete_run_passes() {
-        assert_eq!(judge(GOOD), (1, Vec::new()));
-    }
-
-    #[test]
-    fn a_run_that_says_less_fails() {
-        for less in [
-            "",
-            &GOOD.replace("END passed", ""),
-            &GOOD.replace("PASS a", ""),
-            &GOOD.replace("PLAN 1", "PLAN 2"),
-            &GOOD.replace("PLAN 1\n", ""),
-            &GOOD.replace("PASS a", "FAIL a: it is broken"),
-        ] {
-            assert!(!judge(less).1.is_empty(), "{less:?}");
-        }
-    }
 }

@@ -1,0 +1,6 @@
+//! The interface, as a monitor on the mock host sees it.
+#![cfg(not(loom))]
+
+mod lists;
+mod signals;
+mod support;
