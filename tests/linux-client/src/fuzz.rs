@@ -22,7 +22,7 @@ use crate::random::Random;
 use crate::{Outcome, sys};
 
 /// How many processes, how many threads in each, how many calls of each.
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 16;
 const THREADS: usize = 3;
 const CALLS: usize = 2500;
 
@@ -267,7 +267,14 @@ impl World {
         let flags = random.one(&[0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 3, 4]);
         let guest = random.one(&[0, 0, 0x1000, 0x10_0000, 0xf000_0000, 1 << 40, !0xfff]);
         let size = (pages * PAGE) as u64;
-        let here = self.guest.address() + (first * PAGE) as u64;
+        let here = match random.below(8) {
+            // The memory that a vCPU shares.
+            0 => {
+                let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.first().map_or(0, Place::address)
+            }
+            _ => self.guest.address() + (first * PAGE) as u64,
+        };
         let _ = memory::set(&Borrowed(vm), (slot, flags, guest, size, here));
     }
 

@@ -1,5 +1,6 @@
 //! Whether the kernel has everything back.
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -41,9 +42,15 @@ impl Used {
             let line = line.ok_or_else(|| format!("no {name}"))?;
             number(line.trim_start_matches(':').trim_end_matches(" kB"))
         };
+        // Free pages that a CPU keeps at hand.
+        let zones = read("/proc/zoneinfo")?;
+        let counts = zones
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("count:"));
+        let at_hand: u64 = counts.map(|count| number(count).unwrap_or(0) * 4).sum();
         Ok(Self {
             own: of("SUnreclaim")? + of("VmallocUsed")? + of("PageTables")?,
-            all: of("MemTotal")? - of("MemFree")?,
+            all: of("MemTotal")? - of("MemFree")? - at_hand,
             files: number(
                 read("/proc/sys/fs/file-nr")?
                     .split('\t')
@@ -71,6 +78,20 @@ impl Used {
         }
         Err(format!("{self:?} before, {now:?} after"))
     }
+}
+
+/// What was in use when the tests began.
+static NOTED: Mutex<Option<Used>> = Mutex::new(None);
+
+pub fn what_is_in_use_is_noted() -> Outcome {
+    *NOTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Used::now()?);
+    Ok(())
+}
+
+pub fn everything_has_been_given_back() -> Outcome {
+    nobody_holds_the_module()?;
+    let noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+    noted.as_ref().ok_or("nothing was noted")?.nothing_more()
 }
 
 /// Fails unless nobody holds the module.

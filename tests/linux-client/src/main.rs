@@ -104,6 +104,7 @@ const MONITOR: &[Test] = tests![
 /// On a machine whose memory is short, in two nodes, and partly in large pages.
 const PRESSURE: &[Test] = tests![
     kernel::the_module_loads_and_says_so,
+    leaks::what_is_in_use_is_noted,
     change::a_guest_finds_zeros_where_memory_was_given_back,
     change::a_guest_waits_where_memory_is_protected,
     change::a_guest_waits_where_memory_is_unmapped,
@@ -122,6 +123,8 @@ const PRESSURE: &[Test] = tests![
     uffd::an_owner_is_killed_while_its_guest_waits_for_a_page,
     device::a_guest_runs_on_the_memory_of_a_device,
     device::a_guest_reads_a_device_that_the_owner_may_only_read,
+    device::a_guest_reads_what_a_driver_brings_when_it_is_asked,
+    leaks::everything_has_been_given_back,
     kernel::the_module_unloads_and_the_node_goes,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
@@ -129,6 +132,7 @@ const PRESSURE: &[Test] = tests![
 /// On a machine whose CPUs are crowded.
 const CROWD: &[Test] = tests![
     kernel::the_module_loads_and_says_so,
+    leaks::what_is_in_use_is_noted,
     slots::slots_come_and_go_under_vcpus_that_write,
     slots::no_write_is_lost_by_a_log_that_clears_itself,
     slots::no_write_is_lost_by_a_log_that_is_cleared,
@@ -137,6 +141,7 @@ const CROWD: &[Test] = tests![
     crowd::cpus_come_and_go_under_a_crowd,
     crowd::signals_come_all_the_time,
     crowd::an_owner_killed_at_any_moment_leaves_nothing,
+    leaks::everything_has_been_given_back,
     kernel::the_module_unloads_and_the_node_goes,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
@@ -201,6 +206,9 @@ fn main() {
     for (name, test) in tests {
         watched.next();
         passed &= report(name, test());
+        if line.contains("waterbear_used") {
+            println!("{:?}", leaks::Used::now());
+        }
     }
     println!("END {}", if passed { "passed" } else { "failed" });
     sys::power_off();

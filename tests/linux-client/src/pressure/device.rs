@@ -3,10 +3,13 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 
+use waterbear_core::abi::kvm::*;
+
 use super::checked::Checked;
 use super::map::{BOTH, LARGE, PAGE, Place};
-use crate::Outcome;
 use crate::node::same;
+use crate::vcpu::Guest;
+use crate::{Outcome, memory, sys};
 
 const SIZE: usize = LARGE;
 
@@ -73,4 +76,27 @@ pub fn a_guest_reads_a_device_that_the_owner_may_only_read() -> Outcome {
         memory.protect(0, SIZE, BOTH)?;
         checked.rounds()
     })
+}
+
+/// Where the kernel shows a process the time. It has no pages to give away there either, and
+/// brings them only when somebody looks.
+fn clock() -> Result<u64, String> {
+    let maps = fs::read_to_string("/proc/self/maps").map_err(|error| error.to_string())?;
+    let line = maps.lines().find(|line| line.ends_with("[vvar]"));
+    let start = line.and_then(|line| line.split('-').next());
+    let start = start.and_then(|start| u64::from_str_radix(start, 16).ok());
+    start.ok_or_else(|| "the kernel shows no time".to_owned())
+}
+
+pub fn a_guest_reads_what_a_driver_brings_when_it_is_asked() -> Outcome {
+    // mov ax, 0xffff; mov ds, ax; mov al, [0x10]; out 1, al; mov [0x10], al; out 2, al
+    let guest = Guest::new(&[
+        0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x10, 0x00, 0xe6, 0x01, 0xa2, 0x10, 0x00, 0xe6, 0x02,
+    ])?;
+    let slot = (1, 0, 1 << 20, PAGE as u64, clock()?);
+    same("the slot", memory::set(&guest.vm, slot), Ok(0))?;
+    same("reason", guest.run()?, KVM_EXIT_IO)?;
+    same("port", guest.port().2, 1)?;
+    let answer = sys::ioctl(&guest.vcpu, KVM_RUN, 0);
+    same("a write to the clock", answer, Err(libc::EFAULT))
 }

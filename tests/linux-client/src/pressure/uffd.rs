@@ -50,6 +50,8 @@ impl Asks {
     }
 
     fn try_call(&self, command: u32, argument: &[u64]) -> Result<i32, i32> {
+        // The kernel answers in the same place.
+        let argument = argument.to_vec();
         sys::ioctl(&self.fd, command, argument.as_ptr() as u64)
     }
 

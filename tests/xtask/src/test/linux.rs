@@ -18,7 +18,7 @@ const UNABLE: Machine = Machine {
 /// Whose memory is under pressure: in two nodes, partly in a page of 1 GiB.
 const PRESSURE: Machine = Machine {
     say: "waterbear=pressure numa=fake=2 hugepagesz=1G hugepages=1 panic_on_warn=1",
-    memory: "3G",
+    memory: "4G",
     ..ABLE
 };
 
