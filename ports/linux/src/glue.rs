@@ -29,6 +29,8 @@ opaque! {
     MmStruct
     /// `struct file`.
     FileStruct
+    /// `struct eventfd_ctx`.
+    EventfdContext
     /// `struct wb_notifier`.
     NotifierStruct
 }
@@ -99,6 +101,8 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub fn wb_change_cr4(set: c_ulong, clear: c_ulong);
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
@@ -141,6 +145,10 @@ unsafe extern "C" {
     ) -> bool;
     pub fn wb_copy_in(to: *mut u8, from: c_ulong, size: usize) -> bool;
     pub fn wb_copy_out(to: c_ulong, from: *const u8, size: usize) -> bool;
+
+    pub fn wb_bell_get(descriptor: c_int, error: *mut c_int) -> *mut EventfdContext;
+    pub fn wb_bell_ring(bell: *mut EventfdContext);
+    pub fn wb_bell_put(bell: *mut EventfdContext);
 
     pub safe fn wb_notifier_new() -> *mut NotifierStruct;
     pub fn wb_notifier_start(notifier: *mut NotifierStruct, vm: *const c_void) -> c_int;
