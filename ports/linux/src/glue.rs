@@ -42,6 +42,17 @@ pub struct Word {
     pub there: bool,
 }
 
+/// `struct wb_page`.
+#[repr(C)]
+#[derive(Default)]
+pub struct FoundPage {
+    pub pfn: c_ulong,
+    /// Of the piece that one entry of the host's tables maps.
+    pub shift: c_uint,
+    pub writable: bool,
+    pub uncached: bool,
+}
+
 /// What a descriptor is for.
 #[repr(C)]
 pub enum Kind {
@@ -132,9 +143,7 @@ unsafe extern "C" {
         mm: *mut MmStruct,
         address: c_ulong,
         write: bool,
-        pfn: *mut c_ulong,
-        writable: *mut bool,
-        shift: *mut c_uint,
+        found: *mut FoundPage,
     ) -> c_long;
     pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
