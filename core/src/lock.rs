@@ -40,6 +40,23 @@ impl<H: Hal, T> Mutex<H, T> {
     /// Locks. May sleep.
     pub fn lock(&self) -> MutexGuard<'_, H, T> {
         self.raw.lock();
+        self.guard()
+    }
+
+    /// As [`lock`](Mutex::lock), unless this thread's process is to end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`].
+    pub fn lock_killable(&self) -> Result<MutexGuard<'_, H, T>, Error> {
+        if !self.raw.lock_killable() {
+            return Err(Error::Interrupted);
+        }
+        Ok(self.guard())
+    }
+
+    /// For the thread that has just locked.
+    fn guard(&self) -> MutexGuard<'_, H, T> {
         MutexGuard {
             mutex: self,
             not_send: PhantomData,

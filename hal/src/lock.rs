@@ -63,6 +63,17 @@ pub unsafe trait RawMutex: Send + Sync {
     /// Linux: `mutex_lock`. FreeBSD: `sx_xlock`.
     fn lock(&self);
 
+    /// As [`lock`](RawMutex::lock), unless a signal that ends the thread's
+    /// process comes while it waits; says whether it locked. A host that cannot
+    /// tell such a signal from others may let any of them end the wait, and one
+    /// whose threads nobody ends waits.
+    ///
+    /// Linux: `mutex_lock_killable`. FreeBSD: `sx_xlock_sig`.
+    fn lock_killable(&self) -> bool {
+        self.lock();
+        true
+    }
+
     /// Unlocks.
     ///
     /// Linux: `mutex_unlock`. FreeBSD: `sx_xunlock`.

@@ -107,6 +107,7 @@ impl<H: Hal> VmxVcpu<H> {
             }
         };
         self.host.restore();
+        self.machine.cpus.cut_task_register();
         // SAFETY: on the same CPU.
         unsafe {
             swap::out(

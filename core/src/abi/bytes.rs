@@ -57,7 +57,7 @@ pub(super) fn u64(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(at(bytes, offset))
 }
 
-/// The process that calls, as far as its arguments go.
+/// The thread that calls, and its process: their memory and signals.
 ///
 /// A pointer in an argument is an allegation: whatever it points to is copied
 /// once, and only the copy is looked at.
@@ -78,6 +78,21 @@ pub trait Caller {
     /// [`Error::Fault`] where the caller has no memory, or none that it may
     /// write; some bytes may have been written.
     fn copy_out(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// What it takes to put the calling thread's signal mask back.
+    type Mask;
+
+    /// Makes the calling thread block the signals of `mask`, of which bit 0 is
+    /// the first, and no others, until
+    /// [`unmask_signals`](Caller::unmask_signals). One that cannot be blocked
+    /// is not, and one without a bit stays as it is. Does not nest.
+    ///
+    /// Linux: `sigprocmask`. FreeBSD: `kern_sigprocmask`.
+    fn mask_signals(&self, mask: u64) -> Self::Mask;
+
+    /// Puts the mask back: a signal that has come meanwhile, and is blocked
+    /// again, waits.
+    fn unmask_signals(&self, before: Self::Mask);
 }
 
 /// The structure that an argument points to.

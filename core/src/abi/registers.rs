@@ -124,7 +124,12 @@ impl<H: Hal, V: Vendor> State<H, V> {
         }
         regs.rip = field!(sent, kvm_regs.rip: u64);
         regs.rflags = field!(sent, kvm_regs.rflags: u64) & !FIXED | 2;
-        *context.vendor.regs(self.cpu.state()) = regs;
+        let old = context.vendor.regs(self.cpu.state());
+        let elsewhere = old.rip != regs.rip;
+        *old = regs;
+        if elsewhere {
+            self.cpu.abandon();
+        }
         DONE
     }
 

@@ -29,6 +29,8 @@ pub(super) struct State<H: Hal, V: Vendor> {
     pub(super) cpu: GuestCpu<H, V>,
     /// Where the answer of a device will be when the vCPU runs again.
     wanted: Option<Wanted>,
+    /// The signals that are blocked while the vCPU runs, if not as always.
+    signals: Option<u64>,
 }
 
 /// What a command of a vCPU may use.
@@ -56,6 +58,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         let state = State {
             cpu: GuestCpu::new(&vm.hal, vendor, host)?,
             wanted: None,
+            signals: None,
         };
         Ok(Self {
             index,
@@ -89,7 +92,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             caller,
             argument,
         };
-        let mut state = self.state.lock();
+        let mut state = self.state.lock_killable()?;
         match command {
             kvm::KVM_RUN => self.run(&context, &mut state),
             kvm::KVM_GET_REGS => state.get_regs(&context),
@@ -118,6 +121,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 state.cpu.queue_interrupt(vector)?;
                 DONE
             }
+            kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE
@@ -156,7 +160,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 self.area.read(offset, data);
             }
         }
+        let before = state.signals.map(|mask| context.caller.mask_signals(mask));
         let result = cpu.run(vm, vcpu, vendor);
+        if let Some(before) = before {
+            context.caller.unmask_signals(before);
+        }
         if let Ok(leave) = &result {
             state.wanted = area::tell_leave(&self.area, leave, cpu.data());
         }
@@ -172,5 +180,26 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             Leave::Interrupted => Err(Error::Interrupted.into()),
             _ => DONE,
         }
+    }
+}
+
+impl<H: Hal, V: Vendor> State<H, V> {
+    /// Takes the signals that are to be blocked while the vCPU runs; with no argument, those that
+    /// are blocked anyway.
+    fn set_signal_mask<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
+        /// The size of a mask, and where it is behind its size.
+        const SIZE: u32 = 8;
+        const MASK: u64 = 4;
+        let (caller, argument) = (context.caller, context.argument);
+        self.signals = if argument == 0 {
+            None
+        } else {
+            if u32::from_le_bytes(bytes::structure(caller, argument)?) != SIZE {
+                return Err(Error::Invalid.into());
+            }
+            let mask = bytes::structure(caller, argument.wrapping_add(MASK))?;
+            Some(u64::from_le_bytes(mask))
+        };
+        DONE
     }
 }

@@ -22,7 +22,8 @@
 //!   and run.
 //! - On [`Leave::Io`] and [`Leave::Mmio`] look at [`data`](GuestCpu::data): the guest's bytes, or
 //!   room for yours. The next run uses them and finishes the instruction. Until then the registers
-//!   are those from before the instruction, and must not be changed.
+//!   are those from before the instruction; who moves RIP then calls
+//!   [`abandon`](GuestCpu::abandon).
 //! - [`queue_interrupt`](GuestCpu::queue_interrupt) and [`queue_nmi`](GuestCpu::queue_nmi) deliver
 //!   events; [`ready_for_interrupt`](GuestCpu::ready_for_interrupt) tells whether one would be
 //!   taken at once, and [`want_interrupt_window`](GuestCpu::want_interrupt_window) makes `run` come
@@ -224,6 +225,13 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// what it reads. After [`Leave::EmulationFailed`] the bytes of the instruction.
     pub fn data(&mut self) -> &mut [u8] {
         self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.
+    pub fn abandon(&mut self) {
+        self.pending = Pending::Nothing;
+        self.emulated = None;
+        self.together = None;
     }
 
     /// Makes the next run come back at once, or no longer, after it has finished what is pending.

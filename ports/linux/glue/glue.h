@@ -12,6 +12,7 @@
 #include <linux/cpumask.h>
 #include <linux/types.h>
 
+struct eventfd_ctx;
 struct file;
 struct fpu_guest;
 struct mm_struct;
@@ -44,6 +45,7 @@ void wb_srcu_synchronize(struct srcu_struct *domain);
 /* Locks. The rank picks the lockdep class. */
 struct mutex *wb_mutex_new(const char *name, unsigned int rank);
 void wb_mutex_lock(struct mutex *lock);
+bool wb_mutex_lock_killable(struct mutex *lock);
 void wb_mutex_unlock(struct mutex *lock);
 void *wb_rwlock_new(const char *name, unsigned int rank);
 void wb_read_lock(void *lock);
@@ -66,9 +68,13 @@ unsigned int wb_next_online(unsigned int from);
 void wb_hold_cpus(void);
 void wb_unhold_cpus(void);
 void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
+void wb_change_cr4(unsigned long set, unsigned long clear);
+void wb_task_register_was_cut(void);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);
+void wb_signals_mask(u64 mask);
+void wb_signals_unmask(void);
 struct swait_queue_head *wb_queue_new(void);
 bool wb_queue_wait(struct swait_queue_head *queue, bool interruptible,
 		   bool (*ready)(void *), void *context);
@@ -96,6 +102,11 @@ bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
 		 u64 new);
 bool wb_copy_in(void *to, unsigned long from, size_t size);
 bool wb_copy_out(unsigned long to, const void *from, size_t size);
+
+/* Bells. */
+struct eventfd_ctx *wb_bell_get(int descriptor, int *error);
+void wb_bell_ring(struct eventfd_ctx *bell);
+void wb_bell_put(struct eventfd_ctx *bell);
 
 /* Change notifications. */
 struct wb_notifier *wb_notifier_new(void);

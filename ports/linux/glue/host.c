@@ -17,8 +17,11 @@
 #include <linux/srcu.h>
 #include <linux/swait.h>
 #include <linux/version.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
+#include <asm/perf_event.h>
+#include <asm/tlbflush.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
 #include <trace/events/ipi.h>
 #endif
@@ -133,6 +136,11 @@ struct mutex *wb_mutex_new(const char *name, unsigned int rank)
 void wb_mutex_lock(struct mutex *lock)
 {
 	mutex_lock(lock);
+}
+
+bool wb_mutex_lock_killable(struct mutex *lock)
+{
+	return !mutex_lock_killable(lock);
 }
 
 void wb_mutex_unlock(struct mutex *lock)
@@ -253,6 +261,21 @@ void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context)
 	on_each_cpu_mask(to_cpumask(cpus), call, context, true);
 }
 
+/* Processor Trace stops for VMX operation where both do not go together. */
+void wb_change_cr4(unsigned long set, unsigned long clear)
+{
+	if (set & X86_CR4_VMXE)
+		intel_pt_handle_vmx(1);
+	cr4_update_irqsoff(set, clear);
+	if (clear & X86_CR4_VMXE)
+		intel_pt_handle_vmx(0);
+}
+
+void wb_task_register_was_cut(void)
+{
+	invalidate_tss_limit();
+}
+
 bool wb_should_yield(void)
 {
 	return need_resched();
@@ -266,6 +289,25 @@ void wb_yield(void)
 bool wb_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+/*
+ * Where the kernel looks for a mask that is put aside: a signal of that mask
+ * is kept, even if nobody handles it.
+ */
+void wb_signals_mask(u64 mask)
+{
+	sigset_t signals;
+
+	siginitset(&signals, mask);
+	sigdelsetmask(&signals, sigmask(SIGKILL) | sigmask(SIGSTOP));
+	sigprocmask(SIG_SETMASK, &signals, &current->real_blocked);
+}
+
+void wb_signals_unmask(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
 }
 
 struct swait_queue_head *wb_queue_new(void)

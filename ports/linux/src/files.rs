@@ -44,6 +44,17 @@ impl Caller for Process {
         let copied = unsafe { glue::wb_copy_out(address, bytes.as_ptr(), bytes.len()) };
         copied.then_some(()).ok_or(Error::Fault)
     }
+
+    /// The kernel keeps the mask that is put aside.
+    type Mask = ();
+
+    fn mask_signals(&self, mask: u64) {
+        glue::wb_signals_mask(mask);
+    }
+
+    fn unmask_signals(&self, (): ()) {
+        glue::wb_signals_unmask();
+    }
 }
 
 /// A VM and what keeps it running. Dropped in the order of the fields: no

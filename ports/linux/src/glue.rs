@@ -29,6 +29,8 @@ opaque! {
     MmStruct
     /// `struct file`.
     FileStruct
+    /// `struct eventfd_ctx`.
+    EventfdContext
     /// `struct wb_notifier`.
     NotifierStruct
 }
@@ -63,6 +65,7 @@ unsafe extern "C" {
 
     pub fn wb_mutex_new(name: *const c_char, rank: c_uint) -> *mut MutexStruct;
     pub fn wb_mutex_lock(lock: *mut MutexStruct);
+    pub fn wb_mutex_lock_killable(lock: *mut MutexStruct) -> bool;
     pub fn wb_mutex_unlock(lock: *mut MutexStruct);
     pub fn wb_rwlock_new(name: *const c_char, rank: c_uint) -> *mut RwLockStruct;
     pub fn wb_read_lock(lock: *mut RwLockStruct);
@@ -87,9 +90,13 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub fn wb_change_cr4(set: c_ulong, clear: c_ulong);
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
+    pub safe fn wb_signals_mask(mask: u64);
+    pub safe fn wb_signals_unmask();
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,
@@ -129,6 +136,10 @@ unsafe extern "C" {
     ) -> bool;
     pub fn wb_copy_in(to: *mut u8, from: c_ulong, size: usize) -> bool;
     pub fn wb_copy_out(to: c_ulong, from: *const u8, size: usize) -> bool;
+
+    pub fn wb_bell_get(descriptor: c_int, error: *mut c_int) -> *mut EventfdContext;
+    pub fn wb_bell_ring(bell: *mut EventfdContext);
+    pub fn wb_bell_put(bell: *mut EventfdContext);
 
     pub safe fn wb_notifier_new() -> *mut NotifierStruct;
     pub fn wb_notifier_start(notifier: *mut NotifierStruct, vm: *const c_void) -> c_int;

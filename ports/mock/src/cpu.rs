@@ -26,6 +26,8 @@ pub(crate) struct Cpus {
     questions: AtomicU64,
     /// A signal waits for every thread.
     signal: AtomicBool,
+    /// It is one that ends their process.
+    dying: AtomicBool,
     /// How often the time-stamp counter was read.
     tsc: AtomicU64,
 }
@@ -43,6 +45,7 @@ impl Cpus {
             contend_next: AtomicU64::new(0),
             questions: AtomicU64::new(0),
             signal: AtomicBool::new(false),
+            dying: AtomicBool::new(false),
             tsc: AtomicU64::new(0),
         }
     }
@@ -62,6 +65,12 @@ impl Cpus {
         }
         let online = book(&self.online);
         set.iter().filter(|&cpu| online.contains(cpu)).collect()
+    }
+
+    /// Whether every thread has been killed.
+    #[cfg(not(loom))]
+    pub(crate) fn dying(&self) -> bool {
+        self.dying.load(Relaxed)
     }
 
     /// Whether a test wants the next question about contention answered with
@@ -348,6 +357,11 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
     /// Makes a signal wait for every thread, or no longer.
     pub fn set_signal(&self, pending: bool) {
         self.0.cpus.signal.store(pending, Relaxed);
+    }
+
+    /// Lets every thread have been killed, or none.
+    pub fn set_dying(&self, dying: bool) {
+        self.0.cpus.dying.store(dying, Relaxed);
     }
 
     /// Sets the time-stamp counter of every CPU. Each look at it counts a thousand ticks.

@@ -1,13 +1,17 @@
-//! Guests' FPU state: nothing is in it, but who has it loaded is watched.
+//! Guests' FPU state: any bytes, and who has it loaded is watched.
 
 use waterbear_hal::{AllocError, Fpu};
 
 use crate::leaks::Alive;
 use crate::{Mock, broken};
 
+/// How many bytes a state has.
+const AREA: usize = 1024;
+
 /// A guest's FPU state.
 pub struct GuestFpu {
     loaded: bool,
+    area: [u8; AREA],
     _alive: Alive,
 }
 
@@ -21,6 +25,7 @@ unsafe impl<const NOTIFIER: bool> Fpu for Mock<NOTIFIER> {
         self.0.inject.allocation()?;
         Ok(GuestFpu {
             loaded: false,
+            area: [0; AREA],
             _alive: Alive::new(&self.0, |live| &live.fpus),
         })
     }
@@ -41,6 +46,26 @@ unsafe impl<const NOTIFIER: bool> Fpu for Mock<NOTIFIER> {
             broken!("a guest's FPU state is put away that this thread has not loaded");
         }
         fpu.loaded = false;
+    }
+
+    fn read_guest_fpu(&self, fpu: &GuestFpu, into: &mut [u8]) -> bool {
+        if fpu.loaded {
+            broken!("a guest's FPU state is read while it is in the CPU");
+        }
+        into.fill(0);
+        let copied = into.iter_mut().zip(fpu.area);
+        copied.map(|(to, from)| *to = from).count() == AREA
+    }
+
+    fn write_guest_fpu(&self, fpu: &mut GuestFpu, from: &[u8]) -> bool {
+        if fpu.loaded {
+            broken!("a guest's FPU state is replaced while it is in the CPU");
+        }
+        let Some(area) = from.first_chunk() else {
+            return false;
+        };
+        fpu.area = *area;
+        true
     }
 }
 

@@ -77,6 +77,21 @@ unsafe impl RawMutex for Mutex {
         took(machine, self.id, self.class, true);
     }
 
+    #[cfg(not(loom))]
+    #[track_caller]
+    fn lock_killable(&self) -> bool {
+        let machine = self.alive.machine();
+        if machine.checking {
+            machine.may_sleep(self.class.name);
+            machine.thread().check_rank(self.class);
+        }
+        let locked = self.raw.lock_unless(|| machine.cpus.dying());
+        if locked {
+            took(machine, self.id, self.class, true);
+        }
+        locked
+    }
+
     #[track_caller]
     unsafe fn unlock(&self) {
         if sys::model_failed() {

@@ -21,6 +21,25 @@ impl Exclusive {
         *locked = true;
     }
 
+    /// As [`lock`](Exclusive::lock), unless it has to wait while `dying`; says
+    /// whether it locked.
+    pub(crate) fn lock_unless(&self, dying: impl Fn() -> bool) -> bool {
+        let mut locked = sys::lock(&self.locked);
+        let start = Instant::now();
+        while *locked {
+            if dying() {
+                return false;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "deadlock: waited {PATIENCE:?} for a mutex"
+            );
+            locked = sys::nap(&self.moved, locked);
+        }
+        *locked = true;
+        true
+    }
+
     pub(crate) fn unlock(&self) {
         *sys::lock(&self.locked) = false;
         self.moved.notify_one();

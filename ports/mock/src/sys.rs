@@ -51,6 +51,16 @@ pub(crate) fn wait<'a, T>(
     guard
 }
 
+/// Sleeps for a moment, or until the condition variable is notified.
+#[cfg(not(loom))]
+pub(crate) fn nap<'a, T>(moved: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    const MOMENT: std::time::Duration = std::time::Duration::from_millis(1);
+    let (guard, _timeout) = moved
+        .wait_timeout(guard, MOMENT)
+        .unwrap_or_else(PoisonError::into_inner);
+    guard
+}
+
 /// Sleeps until the condition variable is notified, or for no reason.
 #[cfg(loom)]
 pub(crate) fn wait<'a, T>(

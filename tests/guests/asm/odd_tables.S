@@ -37,6 +37,7 @@
     EQ(eax, 0x60)
 3:  DO(SET_FLAGS, 3, 0, 0)
     // Tracked: the guest's writes to its table are told of, and translations work.
+    NOT_ON(NO_TRACKER, 3f)
     DO(TRACK, SPARE >> 12, 0, 0)
     mov dword ptr [SPARE + 16], 0x87
     invlpg [rbx + 0x400000]
@@ -48,6 +49,7 @@
     mov dword ptr [rbx + 0x400000 - 4], 0x6666
     EQ(dword ptr [0x3ffffc], 0x6666)
     DO(UNTRACK, SPARE >> 12, 0, 0)
+3:
     // Read-only, with accessed and dirty bits set already: nothing to be written.
     mov edi, SPARE
     mov ecx, 512

@@ -25,7 +25,9 @@
     mov [SPARE], eax
     DO(POKE, 2, 0, BEGIN)
     DO(SET_FLAGS, 3, LOG_DIRTY, 0)
+    NOT_ON(NO_TRACKER, 1f)
     DO(TRACK, TRACKED_PAGE >> 12, 0, 0)
+1:
     mov edx, STRAYS
     out dx, eax
     // R8: the memory. R9: the level. R12: the rights.
@@ -199,10 +201,11 @@ no_gib:
     EQ(eax, [writes + 4])
     DO(FETCH_LOG, 3, 0, 0)
     EQ(eax, 1)
+    NOT_ON(NO_TRACKER, 1f)
     DO(TRACKED, 0, 0, 0)
     EQ(eax, [writes + 12])
     NE(eax, 0)
-    PASS
+1:  PASS
 
 ring3:
     call attempt

@@ -5,8 +5,11 @@
 //! it asks its host to change memory under it. Whoever runs a program provides these, and the
 //! [`STANDARD`] memory.
 //!
-//! There is no code here but the programs' own.
+//! Beside the programs there are the [`devices`] that all of them find.
 #![no_std]
+
+pub mod devices;
+pub mod ports;
 
 /// A program.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,8 @@ pub enum Need {
     TaskSwitches,
     /// VMMCALL exits. QEMU raises #UD.
     Hypercalls,
+    /// The host can track writes to pages.
+    Tracker,
 }
 
 /// A slot of guest memory.
@@ -128,7 +133,7 @@ pub const PROGRAMS: &[Program] = &[
     program!(an_exception_without_handlers_shuts_down, "triple_fault", end: End::Shutdown, needs: &[Need::OwnShutdown]),
     program!(hypercalls_that_nobody_knows, "hypercalls", needs: &[Need::Hypercalls]),
     program!(every_write_is_in_the_dirty_log, "dirty_log"),
-    program!(writes_to_tracked_pages_are_told_of, "page_track"),
+    program!(writes_to_tracked_pages_are_told_of, "page_track", needs: &[Need::Tracker]),
     program!(memory_vanishes_moves_and_turns_read_only, "memory_changes"),
     program!(every_right_of_every_page, "access_rights"),
     program!(page_tables_in_memory_that_is_protected, "odd_tables"),
@@ -152,10 +157,10 @@ pub const PROGRAMS: &[Program] = &[
     program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
     program!(memory_changes_under_two_vcpus, "vcpus_memory", vcpus: 2),
     program!(no_write_of_two_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 2),
-    program!(every_tracked_write_of_two_vcpus_is_told_of, "vcpus_track", vcpus: 2),
+    program!(every_tracked_write_of_two_vcpus_is_told_of, "vcpus_track", vcpus: 2, needs: &[Need::Tracker]),
     program!(memory_changes_under_four_vcpus, "vcpus_memory", vcpus: 4),
     program!(no_write_of_four_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 4),
-    program!(every_tracked_write_of_four_vcpus_is_told_of, "vcpus_track", vcpus: 4),
+    program!(every_tracked_write_of_four_vcpus_is_told_of, "vcpus_track", vcpus: 4, needs: &[Need::Tracker]),
     program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),
     program!(debug_registers_are_the_guests_own, "debug", twins: true),
 ];

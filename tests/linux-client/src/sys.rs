@@ -120,6 +120,78 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Keeps this process, and those that it starts, on the CPUs whose bits are set.
+pub fn stay_on_cpus(cpus: u64) -> Result<(), String> {
+    // SAFETY: the kernel reads eight bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of::<u64>(),
+            &raw const cpus,
+        )
+    };
+    checked(result)
+        .map(drop)
+        .map_err(|error| format!("CPUs {cpus:#x}: error {error}"))
+}
+
+/// Signals as the kernel counts them: bit 0 is the first.
+fn signals(mask: u64) -> libc::sigset_t {
+    // SAFETY: integers.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for signal in 1..=64 {
+        if mask >> (signal - 1) & 1 != 0 {
+            // SAFETY: the set is ours.
+            unsafe { libc::sigaddset(&raw mut set, signal) };
+        }
+    }
+    set
+}
+
+/// The signals of a set as bits.
+fn bits(set: &libc::sigset_t) -> u64 {
+    (1..=64).fold(0, |bits, signal| {
+        // SAFETY: the set is ours.
+        let member = unsafe { libc::sigismember(set, signal) } == 1;
+        bits | u64::from(member) << (signal - 1)
+    })
+}
+
+/// Blocks the signals of a mask and no others; returns those that were blocked.
+pub fn block_signals(mask: u64) -> u64 {
+    let (new, mut old) = (signals(mask), signals(0));
+    // SAFETY: both sets are ours.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const new, &raw mut old) };
+    bits(&old)
+}
+
+/// The signals that wait.
+pub fn waiting_signals() -> u64 {
+    let mut set = signals(0);
+    // SAFETY: the set is ours.
+    unsafe { libc::sigpending(&raw mut set) };
+    bits(&set)
+}
+
+/// Sends this thread a signal.
+pub fn raise(signal: i32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::raise(signal) };
+}
+
+/// Takes one of the signals that wait, without its handler.
+pub fn take_signal(mask: u64) -> Result<i32, i32> {
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let set = signals(mask);
+    // SAFETY: all of it is ours.
+    let taken = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const now) };
+    checked(taken.into()).map(|signal| signal as i32)
+}
+
 extern "C" fn nothing(_signal: i32) {}
 
 /// Sends this process a signal in so many milliseconds.

@@ -201,6 +201,30 @@ pub fn a_guest_in_real_mode_talks_to_ports_and_halts() -> Outcome {
     same("rip", regs.rip, CODE as u64 + 10)
 }
 
+pub fn an_owner_sends_the_guest_elsewhere_during_an_exit() -> Outcome {
+    // in al, 0x10; or mov [0xffff:0x10], al; then hlt. At 0x1100: inc bx; hlt.
+    for code in [
+        &[0xe4, 0x10, 0xf4][..],
+        &[0xe6, 0x10, 0xf4],
+        &[0xb9, 0xff, 0xff, 0x8e, 0xd9, 0xa2, 0x10, 0x00, 0xf4],
+    ] {
+        let guest = Guest::new(code)?;
+        guest.memory.write(0x1100, &[0x43, 0xf4]);
+        guest.run()?;
+        let mut regs: kvm_regs = guest.get(KVM_GET_REGS)?;
+        (regs.rip, regs.rax, regs.rbx) = (0x1100, 0x1234, 7);
+        guest.set(KVM_SET_REGS, &regs)?;
+        same("reason", guest.run()?, KVM_EXIT_HLT)?;
+        let regs: kvm_regs = guest.get(KVM_GET_REGS)?;
+        same(
+            "registers",
+            (regs.rip, regs.rax, regs.rbx),
+            (0x1102, 0x1234, 8),
+        )?;
+    }
+    Ok(())
+}
+
 pub fn a_guest_reaches_devices_where_it_has_no_memory() -> Outcome {
     // mov ax, 0xf000; mov ds, ax; mov ax, 0x1234; mov [0xffff0 + 0x10], ax -> 0xffff:0x10
     // mov ax, 0xffff; mov ds, ax; mov ax, 0x1234; mov [0x10], ax; mov bx, [0x20]; hlt

@@ -7,6 +7,7 @@
 //! shows as a guest that reaches the wrong page.
 pub mod fake_vendor;
 pub mod guest;
+pub mod machines;
 pub mod paging;
 pub mod random;
 pub mod rig;

@@ -5,6 +5,7 @@
 //! [`Vendor`]: interrupts are off and the guest's FPU is loaded at an entry; one event at a time,
 //! and only one that the guest can take.
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
 
 use waterbear_core::Error;
 use waterbear_core::arch::{
@@ -147,12 +148,22 @@ impl ScriptedVcpu {
 /// The vendor.
 pub struct ScriptedVendor {
     host: MockHost,
+    /// What the next guest does.
+    next: Mutex<VecDeque<Scripted>>,
 }
 
 impl ScriptedVendor {
     /// A vendor for a machine.
     pub fn new(host: &MockHost) -> Self {
-        Self { host: host.clone() }
+        Self {
+            host: host.clone(),
+            next: Mutex::default(),
+        }
+    }
+
+    /// Gives the next vCPU that is made its script: for those that no test reaches.
+    pub fn script(&self, steps: impl IntoIterator<Item = Scripted>) {
+        *self.next.lock().unwrap() = steps.into_iter().collect();
     }
 }
 
@@ -233,7 +244,7 @@ impl Vendor for ScriptedVendor {
             undelivered: None,
             begun: None,
             length: 0,
-            script: VecDeque::new(),
+            script: std::mem::take(&mut *self.next.lock().unwrap()),
         })
     }
 

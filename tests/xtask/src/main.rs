@@ -6,6 +6,7 @@
 mod abi;
 mod artifacts;
 mod bench;
+mod bochs;
 mod demo;
 mod guest;
 mod libtest;

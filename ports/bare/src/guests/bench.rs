@@ -5,10 +5,10 @@ use waterbear_core::Error;
 use waterbear_core::registry::Registry;
 use waterbear_core::run::{GuestCpu, Leave};
 use waterbear_core::vendor::{Hardware, Vendor};
+use waterbear_guests::devices::number;
 use waterbear_guests::{BENCH, LOAD, MEASURED};
 
 use super::cpuid;
-use super::devices::number;
 use super::kick;
 use super::machine::{Machine, Verdict};
 use crate::console::say;

@@ -98,6 +98,7 @@ pub fn lacks(need: Need) -> Option<&'static str> {
             "this emulator switches tasks without telling the host",
         ),
         Need::Hypercalls => (!is_qemu(), "this emulator raises #UD for VMMCALL"),
+        Need::Tracker => return None,
     };
     (!there).then_some(reason)
 }

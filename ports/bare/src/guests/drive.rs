@@ -7,30 +7,14 @@ use waterbear_core::run::{GuestCpu, Leave};
 use waterbear_core::vcpu::Vcpu;
 use waterbear_core::vendor::Vendor;
 use waterbear_guests::LOAD;
+use waterbear_guests::devices::{Port, number, put};
+use waterbear_guests::ports::*;
 
 use super::commands;
 use super::cpuid;
-use super::devices::{Port, number, put};
 use super::machine::{Machine, Verdict};
 use crate::console::say;
 use crate::host::{self, Bare};
-
-// Ports that concern the vCPU that uses them.
-const DONE: u16 = 0x500;
-const FAILED: u16 = 0x504;
-const INJECT: u16 = 0x530;
-const INJECT_LATER: u16 = 0x531;
-const NMI: u16 = 0x532;
-const NMI_LATER: u16 = 0x533;
-const RAISE: u16 = 0x534;
-const COMMAND: u16 = 0x540;
-const ARGUMENT_0: u16 = 0x544;
-const ARGUMENT_1: u16 = 0x548;
-const ARGUMENT_2: u16 = 0x54c;
-const VCPU: u16 = 0x560;
-const QUIRKS: u16 = 0x564;
-const TWIN: u16 = 0x568;
-const VCPUS: u16 = 0x56c;
 
 /// A vCPU that runs a program.
 pub struct Drive<'m, 'v, V: Vendor> {
@@ -120,7 +104,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
             }) => self.port(port, size.into(), input, count as usize),
             Ok(Leave::Mmio { gpa, write, .. }) => {
                 let mut devices = self.machine.devices.lock();
-                devices.mmio(gpa, write, self.cpu.data());
+                devices.mmio(gpa.0, write, self.cpu.data());
                 Continue(())
             }
             Ok(Leave::Halted) => self.halted(),
@@ -187,7 +171,9 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
                 if input {
                     devices.input(device, bytes);
                 } else {
-                    devices.output(device, bytes);
+                    devices.output(device, bytes, |text| {
+                        say!("NOTE guest: {}", text.escape_ascii());
+                    });
                 }
             }
             return Continue(());

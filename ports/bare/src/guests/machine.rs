@@ -10,10 +10,10 @@ use waterbear_core::run::Leave;
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_core::vendor::Vendor;
 use waterbear_core::vm::{Registration, Vm};
+use waterbear_guests::devices::{self, Devices};
 use waterbear_guests::{End, LOAD, Program};
 use waterbear_hal::{LockClass, LockKind};
 
-use super::devices::Devices;
 use super::memory::{Backing, SLOTS};
 use super::tracker::Told;
 use crate::host::{Bare, timer};
@@ -134,7 +134,7 @@ pub struct Machine<'v, V: Vendor> {
     pub program: &'static Program,
     pub vm: Shared<Vm<Bare>, Bare>,
     pub slots: Vec<Backing, Bare>,
-    pub devices: Mutex<Bare, Devices>,
+    pub devices: Mutex<Bare, Devices<Box<[u8], Bare>>>,
     pub wanted: [Wanted; VCPUS],
     pub told: TrackerRef<Bare>,
     /// Keeps the tracker attached, once a program tracks.
@@ -168,7 +168,11 @@ impl<'v, V: Vendor> Machine<'v, V> {
             program,
             vm,
             slots,
-            devices: Mutex::new(&Bare, &DEVICES, Devices::new()?)?,
+            devices: Mutex::new(
+                &Bare,
+                &DEVICES,
+                Devices::new(array(&Bare, devices::ROOM, |_| 0)?),
+            )?,
             wanted: Default::default(),
             told: shared(&Bare, Told)?,
             registration: Mutex::new(&Bare, &DEVICES, None)?,

@@ -7,7 +7,6 @@
 //! |---|---|
 //! | [`machine`] | a machine: what the vCPUs of a program share |
 //! | [`memory`] | the memory behind its slots |
-//! | [`devices`] | ports and an MMIO device |
 //! | [`commands`] | what a program asks its host to do |
 //! | [`tracker`] | who is told of writes to tracked pages |
 //! | [`drive`] | one vCPU |
@@ -19,7 +18,6 @@
 mod bench;
 mod commands;
 mod cpuid;
-mod devices;
 mod drive;
 mod host_walk;
 mod kick;

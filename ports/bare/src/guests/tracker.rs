@@ -3,9 +3,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use waterbear_core::memslot::SpaceId;
 use waterbear_core::page_track::Tracker;
+use waterbear_guests::devices::number;
 use waterbear_hal::{Gfn, Gpa};
-
-use super::devices::number;
 
 static WRITES: AtomicU32 = AtomicU32::new(0);
 static ADDRESS: AtomicU64 = AtomicU64::new(0);

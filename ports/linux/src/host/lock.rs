@@ -46,6 +46,12 @@ unsafe impl RawMutex for Mutex {
         unsafe { glue::wb_mutex_lock(self.0.as_ptr()) }
     }
 
+    /// `mutex_lock_killable`.
+    fn lock_killable(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { glue::wb_mutex_lock_killable(self.0.as_ptr()) }
+    }
+
     /// `mutex_unlock`.
     unsafe fn unlock(&self) {
         // SAFETY: as above, and as the caller promises.

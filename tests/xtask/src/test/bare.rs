@@ -2,13 +2,14 @@
 
 mod matrix;
 
-use super::{Skipped, Tally};
+use super::report::Report;
+use super::{Options, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
 use crate::{Outcome, pool, process};
 use std::time::Instant;
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     let image = Image::build(workspace, "", "release")?;
     let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();
@@ -27,16 +28,7 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     for (machine, report) in results {
         let name = machine.name();
         match report {
-            Ok(report) => {
-                tally.passed += report.passed;
-                for failure in report.failed {
-                    tally.failed.push(format!("{name}: {failure}"));
-                }
-                for mut skipped in report.skipped {
-                    skipped.name = format!("{name}: {}", skipped.name);
-                    tally.skipped.push(skipped);
-                }
-            }
+            Ok(report) => report.tell(&name, tally),
             Err(sentence) => tally.failed.push(format!("{name}: {sentence}")),
         }
     }
@@ -44,68 +36,10 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
     Ok(())
 }
 
-/// What the lines of one run say.
-#[derive(Default, PartialEq, Eq, Debug)]
-struct Report {
-    passed: u64,
-    failed: Vec<String>,
-    skipped: Vec<Skipped>,
-    /// What became of each test, in the order of the run.
-    marks: Vec<Mark>,
-}
-
-/// What became of a test.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Mark {
-    test: String,
-    word: &'static str,
-}
-
-impl Mark {
-    fn new(test: &str, word: &'static str) -> Self {
-        Self {
-            test: test.to_owned(),
-            word,
-        }
-    }
-}
-
-/// Reads a run's lines: `PLAN n` before each part of the tests, one `PASS name`,
-/// `FAIL name: why` or `SKIP name: why` for each of the n tests, `END passed` or
-/// `END failed`. A run that says less has failed, and so has one on which a CPU
-/// does not run, or on which the wrong vendor, or none, has registered.
+/// Reads a run's lines. A run on which a CPU does not run, or on which the wrong vendor, or none,
+/// has registered, has failed.
 fn judge(machine: &Machine, text: &str) -> Report {
-    let mut report = Report::default();
-    let mut planned = None;
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix("PASS ") {
-            report.passed += 1;
-            report.marks.push(Mark::new(name, "ok"));
-        } else if let Some(failure) = line.strip_prefix("FAIL ") {
-            let name = failure.split(':').next().unwrap_or(failure);
-            report.marks.push(Mark::new(name, "FAIL"));
-            report.failed.push(failure.to_owned());
-        } else if let Some(plan) = line.strip_prefix("PLAN ") {
-            let plan: Option<u64> = plan.parse().ok();
-            planned = plan.map(|plan| plan + planned.unwrap_or(0));
-        } else if let Some((name, reason)) =
-            line.strip_prefix("SKIP ").and_then(|l| l.split_once(": "))
-        {
-            report.marks.push(Mark::new(name, "skip"));
-            report.skipped.push(Skipped {
-                name: name.to_owned(),
-                reason: reason.to_owned(),
-            });
-        }
-    }
-    let seen = report.passed + (report.failed.len() + report.skipped.len()) as u64;
-    if planned != Some(seen) {
-        let plan = planned.map_or("no plan".to_owned(), |n| format!("{n} planned"));
-        report.failed.push(format!("{plan}, {seen} run"));
-    }
-    if !text.lines().any(|line| line == "END passed") && report.failed.is_empty() {
-        report.failed.push("the run did not end".to_owned());
-    }
+    let mut report = Report::of(text);
     let wanted = match machine.expect {
         Expect::Guests(vendor) => format!("waterbear: {vendor}: registered"),
         Expect::Refused(words) => format!("this CPU {words}"),
@@ -130,6 +64,8 @@ fn judge(machine: &Machine, text: &str) -> Report {
 mod tests {
     use super::*;
     use crate::machine::Emulator;
+    use crate::test::Skipped;
+    use crate::test::report::Mark;
 
     const AMD: Machine = Machine {
         emulator: Emulator::Qemu,

@@ -1,7 +1,7 @@
 //! The table of tests and machines.
 
-use super::Mark;
 use crate::machine::{Expect, Machine};
+use crate::test::report::Mark;
 
 /// One line per test, one column per machine. A machine that must refuse shows that instead.
 pub fn text(columns: &[(&Machine, &[Mark])]) -> String {

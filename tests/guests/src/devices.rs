@@ -1,33 +1,41 @@
-//! The devices that guest programs find: ports, and one device behind MMIO.
+//! The devices that programs find: ports, and one device behind MMIO.
 //!
-//! The ports are listed in the programs' `guest.inc`. Those that concern one vCPU alone are in
-//! [`drive`](super::drive).
-use waterbear_core::Error;
-use waterbear_core::mem::{Box, array};
-use waterbear_hal::Gpa;
-
-use crate::host::Bare;
+//! `asm/guest.inc` lists the ports. Those that concern one vCPU alone are with whoever runs it.
 
 /// Where the MMIO device is: a page that keeps what is written, and one with a register that
 /// counts how often it is read.
 pub const DEVICE: u64 = 0xa0000;
 const COUNTER: u64 = 0x1000;
 const END: u64 = 0x2000;
+/// Bytes that the FIFO holds.
 const FIFO: usize = 16 << 10;
+/// Bytes that the devices keep.
+pub const ROOM: usize = FIFO + COUNTER as usize;
 
 /// A port that a device answers to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Port {
+    /// A character for the console.
     Text,
+    /// A register.
     Scratch,
+    /// How often the register was accessed.
     ScratchCount,
+    /// Bytes of its last access.
     ScratchSize,
+    /// What is written comes back in the same order.
     Fifo,
+    /// How many bytes are in there.
     FifoLength,
+    /// How often the MMIO device was read.
     MmioReads,
+    /// How often it was written.
     MmioWrites,
+    /// Bytes of its last access.
     MmioSize,
+    /// Where in the device that was.
     MmioOffset,
+    /// Writes to nothing at all.
     Strays,
 }
 
@@ -51,15 +59,16 @@ impl Port {
     }
 }
 
-/// The devices of one machine.
-pub struct Devices {
+/// The devices of one machine, over [`ROOM`] bytes of its memory.
+#[derive(Debug)]
+pub struct Devices<B> {
     scratch: u32,
     scratch_count: u32,
     scratch_size: u32,
-    fifo: Box<[u8], Bare>,
+    /// The page behind MMIO, and the FIFO.
+    room: B,
     fifo_first: usize,
     fifo_len: usize,
-    page: Box<[u8], Bare>,
     counter: u32,
     reads: u32,
     writes: u32,
@@ -70,16 +79,16 @@ pub struct Devices {
     line_len: usize,
 }
 
-impl Devices {
-    pub fn new() -> Result<Self, Error> {
-        Ok(Self {
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Devices<B> {
+    /// Devices as after a reset. `room` has [`ROOM`] bytes, all 0.
+    pub fn new(room: B) -> Self {
+        Self {
             scratch: 0,
             scratch_count: 0,
             scratch_size: 0,
-            fifo: array(&Bare, FIFO, |_| 0)?,
             fifo_first: 0,
             fifo_len: 0,
-            page: array(&Bare, COUNTER as usize, |_| 0)?,
+            room,
             counter: 0,
             reads: 0,
             writes: 0,
@@ -88,13 +97,13 @@ impl Devices {
             strays: 0,
             line: [0; 80],
             line_len: 0,
-        })
+        }
     }
 
-    /// OUT of 1, 2 or 4 bytes.
-    pub fn output(&mut self, port: Port, bytes: &[u8]) {
+    /// OUT of 1, 2 or 4 bytes. `say` gets each line that is complete.
+    pub fn output(&mut self, port: Port, bytes: &[u8], mut say: impl FnMut(&[u8])) {
         match port {
-            Port::Text => bytes.iter().for_each(|&byte| self.text(byte)),
+            Port::Text => bytes.iter().for_each(|&byte| self.text(byte, &mut say)),
             Port::Scratch => {
                 self.scratch = number(bytes) as u32;
                 self.scratch_accessed(bytes.len());
@@ -132,8 +141,8 @@ impl Devices {
     }
 
     /// An access to memory that is not there.
-    pub fn mmio(&mut self, gpa: Gpa, write: bool, bytes: &mut [u8]) {
-        let Some(offset) = gpa.0.checked_sub(DEVICE).filter(|&at| at < END) else {
+    pub fn mmio(&mut self, gpa: u64, write: bool, bytes: &mut [u8]) {
+        let Some(offset) = gpa.checked_sub(DEVICE).filter(|&at| at < END) else {
             if write {
                 self.strays += 1;
             } else {
@@ -159,7 +168,7 @@ impl Devices {
         }
         let from = offset as usize;
         // The guest's own accesses do not cross the page, so there is room.
-        if let Some(place) = self.page.get_mut(from..from + bytes.len()) {
+        if let Some(place) = self.room.as_mut().get_mut(from..from + bytes.len()) {
             if write {
                 place.copy_from_slice(bytes);
             } else {
@@ -175,7 +184,8 @@ impl Devices {
 
     fn push(&mut self, byte: u8) {
         if self.fifo_len < FIFO {
-            self.fifo[(self.fifo_first + self.fifo_len) % FIFO] = byte;
+            let last = (self.fifo_first + self.fifo_len) % FIFO;
+            self.room.as_mut()[COUNTER as usize + last] = byte;
             self.fifo_len += 1;
         }
     }
@@ -184,16 +194,15 @@ impl Devices {
         if self.fifo_len == 0 {
             return 0xff;
         }
-        let byte = self.fifo[self.fifo_first];
+        let byte = self.room.as_ref()[COUNTER as usize + self.fifo_first];
         self.fifo_first = (self.fifo_first + 1) % FIFO;
         self.fifo_len -= 1;
         byte
     }
 
-    fn text(&mut self, byte: u8) {
+    fn text(&mut self, byte: u8, say: &mut impl FnMut(&[u8])) {
         if byte == b'\n' || self.line_len == self.line.len() {
-            let text = self.line.get(..self.line_len).unwrap_or_default();
-            crate::console::say!("NOTE guest: {}", text.escape_ascii());
+            say(self.line.get(..self.line_len).unwrap_or_default());
             self.line_len = 0;
         }
         if byte != b'\n' {
