@@ -6,7 +6,10 @@
 #include <sys/file.h>
 #include <sys/filedesc.h>
 #include <sys/filio.h>
+#include <sys/lock.h>
+#include <sys/mutex.h>
 #include <sys/proc.h>
+#include <sys/rwlock.h>
 #include <sys/stat.h>
 #include <sys/user.h>
 
@@ -14,6 +17,8 @@
 #include <vm/vm_param.h>
 #include <vm/vm_extern.h>
 #include <vm/vm_object.h>
+#include <vm/vm_page.h>
+#include <vm/vm_pager.h>
 
 #include "glue.h"
 
@@ -61,19 +66,83 @@ vcpu_close(struct file *file, struct thread *thread)
 	return (0);
 }
 
+/*
+ * What a mapping of a vCPU's memory maps. It keeps the pages, and neither the
+ * vCPU nor the VM: a VM keeps its owner's memory, so they would keep each
+ * other.
+ */
+#define	PAGES	3
+
+struct mapped {
+	u_long pfns[PAGES];
+};
+
+static int
+mapped_begin(void *handle, vm_ooffset_t size, vm_prot_t access,
+    vm_ooffset_t offset, struct ucred *ucred, u_short *color)
+{
+	struct mapped *mapped = handle;
+
+	for (int i = 0; i < PAGES; i++)
+		wb_hold_page(mapped->pfns[i]);
+	*color = 0;
+	return (0);
+}
+
+static void
+mapped_end(void *handle)
+{
+	struct mapped *mapped = handle;
+
+	for (int i = 0; i < PAGES; i++)
+		wb_unhold_page(mapped->pfns[i]);
+	wb_free(mapped);
+}
+
+/* The object's pages are stand-ins, as for the memory of devices. */
+static int
+mapped_fault(vm_object_t object, vm_ooffset_t offset, int access,
+    vm_page_t *result)
+{
+	struct mapped *mapped = object->handle;
+	vm_paddr_t at = ptoa(mapped->pfns[OFF_TO_IDX(offset)]);
+	vm_page_t page;
+
+	VM_OBJECT_WUNLOCK(object);
+	page = vm_page_getfake(at, VM_MEMATTR_DEFAULT);
+	VM_OBJECT_WLOCK(object);
+	vm_page_replace(page, object, (*result)->pindex, *result);
+	vm_page_valid(page);
+	*result = page;
+	return (VM_PAGER_OK);
+}
+
+static const struct cdev_pager_ops mapped_methods = {
+	.cdev_pg_ctor = mapped_begin,
+	.cdev_pg_dtor = mapped_end,
+	.cdev_pg_fault = mapped_fault,
+};
+
 static int
 vcpu_mmap(struct file *file, vm_map_t map, vm_offset_t *address,
     vm_size_t size, vm_prot_t access, vm_prot_t most, int flags,
     vm_ooffset_t offset, struct thread *thread)
 {
+	struct mapped *mapped;
 	vm_object_t object;
-	u_long end;
 	int error;
 
-	object = waterbear_vcpu_object(file->f_data, &end);
-	if (offset < 0 || offset > end || size > end - offset)
+	if (offset < 0 || offset > ptoa(PAGES) || size > ptoa(PAGES) - offset)
 		return (EINVAL);
-	vm_object_reference(object);
+	mapped = wb_alloc(sizeof(*mapped), sizeof(void *));
+	for (int i = 0; i < PAGES; i++)
+		mapped->pfns[i] = waterbear_vcpu_page(file->f_data, i);
+	object = cdev_pager_allocate(mapped, OBJT_DEVICE, &mapped_methods,
+	    ptoa(PAGES), VM_PROT_READ | VM_PROT_WRITE, 0, thread->td_ucred);
+	if (object == NULL) {
+		wb_free(mapped);
+		return (ENOMEM);
+	}
 	error = vm_mmap_object(map, address, size, access,
 	    VM_PROT_READ | VM_PROT_WRITE, flags, object, offset, FALSE, thread);
 	if (error != 0)

@@ -14,7 +14,6 @@
 
 struct file;
 struct thread;
-struct vm_object;
 struct vmspace;
 struct wb_fpu;
 struct wb_mutex;
@@ -27,6 +26,8 @@ MALLOC_DECLARE(M_WATERBEAR);
 extern u_long wb_direct_map;
 void	*wb_alloc_pages(u_long count);
 void	 wb_free_pages(void *pages, u_long count);
+void	 wb_hold_page(u_long pfn);
+void	 wb_unhold_page(u_long pfn);
 void	 wb_free_page_deferred(void *page);
 void	*wb_alloc(size_t size, size_t alignment);
 void	 wb_free(void *memory);
@@ -42,6 +43,7 @@ void	 wb_rcu_barrier(void);
 struct wb_mutex *wb_mutex_new(u_int rank);
 void	 wb_mutex_free(struct wb_mutex *lock);
 void	 wb_mutex_lock(struct wb_mutex *lock);
+bool	 wb_mutex_lock_killable(struct wb_mutex *lock);
 void	 wb_mutex_unlock(struct wb_mutex *lock);
 void	 wb_mutex_lock_shared(struct wb_mutex *lock);
 void	 wb_mutex_unlock_shared(struct wb_mutex *lock);
@@ -67,9 +69,13 @@ void	 wb_kick_and_wait(const u_long *cpus);
 u_int	 wb_cpu_count(void);
 bool	 wb_is_online(u_int cpu);
 void	 wb_call_on(const u_long *cpus, void (*call)(void *), void *context);
+void	 wb_task_register_was_cut(void);
 bool	 wb_should_yield(void);
 void	 wb_yield(void);
 bool	 wb_signal_pending(void);
+struct wb_signals { uint32_t words[4]; };
+void	 wb_signals_mask(uint64_t mask, struct wb_signals *before);
+void	 wb_signals_unmask(const struct wb_signals *before);
 struct wb_queue *wb_queue_new(void);
 bool	 wb_queue_wait(struct wb_queue *queue, bool interruptible,
 	    bool (*ready)(void *), void *context);
@@ -100,10 +106,6 @@ bool	 wb_exchange(struct vmspace *space, u_long at, size_t size,
 bool	 wb_copy_in(void *to, u_long from, size_t size);
 bool	 wb_copy_out(u_long to, const void *from, size_t size);
 
-/* Pages that processes can map. */
-struct vm_object *wb_object_new(u_int pages, u_long *pfns);
-void	 wb_object_drop(struct vm_object *object);
-
 /* The log. */
 void	 wb_info(const char *text, int length);
 void	 wb_bug(const char *text, int length);
@@ -132,7 +134,8 @@ long	 waterbear_system_ioctl(u_long command, u_long argument);
 long	 waterbear_vm_ioctl(void *vm, u_long command, u_long argument);
 void	 waterbear_vm_release(void *vm);
 long	 waterbear_vcpu_ioctl(void *vcpu, u_long command, u_long argument);
-struct vm_object *waterbear_vcpu_object(void *vcpu, u_long *size);
+/* The frame of a page of the memory that a vCPU shares, or 0. */
+u_long	 waterbear_vcpu_page(void *vcpu, u_long page);
 void	 waterbear_vcpu_release(void *vcpu);
 int	 wb_answer(struct thread *thread, long result);
 

@@ -9,8 +9,10 @@
 #include <sys/mutex.h>
 #include <sys/proc.h>
 #include <sys/rwlock.h>
+#include <sys/signalvar.h>
 #include <sys/sleepqueue.h>
 #include <sys/smp.h>
+#include <sys/syscallsubr.h>
 #include <sys/sx.h>
 #include <sys/time.h>
 
@@ -22,6 +24,7 @@
 #include <machine/fpu.h>
 #include <machine/md_var.h>
 #include <machine/pcb.h>
+#include <machine/segments.h>
 #include <machine/vmparam.h>
 
 #include "glue.h"
@@ -58,10 +61,25 @@ wb_free_pages(void *pages, u_long count)
 {
 	vm_page_t page = PHYS_TO_VM_PAGE(DMAP_TO_PHYS((vm_offset_t)pages));
 
-	for (; count != 0; count--, page++) {
-		vm_page_unwire_noq(page);
-		vm_page_free(page);
-	}
+	for (; count != 0; count--, page++)
+		if (vm_page_unwire_noq(page))
+			vm_page_free(page);
+}
+
+/*
+ * Keeps a page from being freed that others may free. vm_page_wire(9) wants
+ * the page to be in an object.
+ */
+void
+wb_hold_page(u_long pfn)
+{
+	atomic_add_int(&PHYS_TO_VM_PAGE(ptoa(pfn))->ref_count, 1);
+}
+
+void
+wb_unhold_page(u_long pfn)
+{
+	wb_free_pages((void *)PHYS_TO_DMAP(ptoa(pfn)), 1);
 }
 
 void *
@@ -117,6 +135,12 @@ void
 wb_mutex_lock(struct wb_mutex *mutex)
 {
 	sx_xlock(&mutex->lock);
+}
+
+bool
+wb_mutex_lock_killable(struct wb_mutex *mutex)
+{
+	return (sx_xlock_sig(&mutex->lock) == 0);
 }
 
 void
@@ -296,6 +320,14 @@ wb_is_online(u_int cpu)
 	return (cpu <= mp_maxid && CPU_ISSET(cpu, &all_cpus));
 }
 
+/* The descriptor of a task register that is loaded says so. */
+void
+wb_task_register_was_cut(void)
+{
+	PCPU_GET(tss)->sd_type = SDT_SYSTSS;
+	ltr(GSEL(GPROC0_SEL, SEL_KPL));
+}
+
 bool
 wb_should_yield(void)
 {
@@ -319,6 +351,28 @@ bool
 wb_signal_pending(void)
 {
 	return ((curthread->td_ast & ~TDAI(TDA_SCHED)) != 0);
+}
+
+void
+wb_signals_mask(uint64_t mask, struct wb_signals *before)
+{
+	sigset_t signals, old;
+
+	_Static_assert(sizeof(old) == sizeof(*before), "as many signals");
+	kern_sigprocmask(curthread, SIG_SETMASK, NULL, &signals, 0);
+	signals.__bits[0] = (uint32_t)mask;
+	signals.__bits[1] = mask >> 32;
+	kern_sigprocmask(curthread, SIG_SETMASK, &signals, &old, 0);
+	memcpy(before, &old, sizeof(old));
+}
+
+void
+wb_signals_unmask(const struct wb_signals *before)
+{
+	sigset_t signals;
+
+	memcpy(&signals, before, sizeof(signals));
+	kern_sigprocmask(curthread, SIG_SETMASK, &signals, NULL, 0);
 }
 
 /*

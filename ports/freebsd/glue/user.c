@@ -3,18 +3,14 @@
 #include <sys/param.h>
 #include <sys/systm.h>
 #include <sys/lock.h>
-#include <sys/mutex.h>
 #include <sys/proc.h>
-#include <sys/rwlock.h>
 
 #include <vm/vm.h>
 #include <vm/vm_param.h>
 #include <vm/pmap.h>
 #include <vm/vm_map.h>
 #include <vm/vm_extern.h>
-#include <vm/vm_object.h>
 #include <vm/vm_page.h>
-#include <vm/vm_pager.h>
 
 #include "glue.h"
 
@@ -194,31 +190,4 @@ wb_exchange(struct vmspace *space, u_long at, size_t size, uint64_t *old,
 	if (size == sizeof(uint64_t))
 		return (exchange_long(at, old, new));
 	return (exchange_within_int(at, size, old, new));
-}
-
-/* A mapping keeps the object and its pages as long as it needs them. */
-struct vm_object *
-wb_object_new(u_int pages, u_long *pfns)
-{
-	struct vm_object *object = vm_pager_allocate(OBJT_PHYS, NULL,
-	    ptoa(pages), VM_PROT_ALL, 0, NULL);
-	vm_page_t page;
-
-	if (object == NULL)
-		return (NULL);
-	VM_OBJECT_WLOCK(object);
-	for (u_int i = 0; i < pages; i++) {
-		page = vm_page_grab(object, i, VM_ALLOC_ZERO);
-		vm_page_valid(page);
-		vm_page_xunbusy(page);
-		pfns[i] = atop(VM_PAGE_TO_PHYS(page));
-	}
-	VM_OBJECT_WUNLOCK(object);
-	return (object);
-}
-
-void
-wb_object_drop(struct vm_object *object)
-{
-	vm_object_deallocate(object);
 }

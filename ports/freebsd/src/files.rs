@@ -23,7 +23,7 @@ use waterbear_core::tdp::DirtyTracking;
 
 use crate::commands::decoded;
 use crate::errno;
-use crate::glue::{self, FileStruct, Kind, Number};
+use crate::glue::{self, FileStruct, Kind, Number, Signals};
 use crate::host::FreeBsd;
 use crate::host::user::Space;
 use crate::machine;
@@ -42,6 +42,18 @@ impl Caller for Process {
         // SAFETY: as above.
         let copied = unsafe { glue::wb_copy_out(address, bytes.as_ptr(), bytes.len()) };
         copied.then_some(()).ok_or(Error::Fault)
+    }
+
+    type Mask = Signals;
+
+    fn mask_signals(&self, mask: u64) -> Signals {
+        let mut before = Signals::default();
+        glue::wb_signals_mask(mask, &mut before);
+        before
+    }
+
+    fn unmask_signals(&self, before: Signals) {
+        glue::wb_signals_unmask(&before);
     }
 }
 

@@ -25,8 +25,6 @@ opaque! {
     FpuStruct
     /// `struct vmspace`.
     VmSpace
-    /// `struct vm_object`.
-    VmObject
     /// `struct file`.
     FileStruct
 }
@@ -39,6 +37,11 @@ pub enum Kind {
     /// A vCPU.
     Vcpu,
 }
+
+/// A set of signals.
+#[repr(C)]
+#[derive(Default)]
+pub struct Signals([u32; 4]);
 
 unsafe extern "C" {
     pub static wb_direct_map: c_ulong;
@@ -55,6 +58,7 @@ unsafe extern "C" {
     pub safe fn wb_mutex_new(rank: c_uint) -> *mut MutexStruct;
     pub fn wb_mutex_free(lock: *mut MutexStruct);
     pub fn wb_mutex_lock(lock: *mut MutexStruct);
+    pub fn wb_mutex_lock_killable(lock: *mut MutexStruct) -> bool;
     pub fn wb_mutex_unlock(lock: *mut MutexStruct);
     pub fn wb_mutex_lock_shared(lock: *mut MutexStruct);
     pub fn wb_mutex_unlock_shared(lock: *mut MutexStruct);
@@ -80,9 +84,12 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
+    pub safe fn wb_signals_mask(mask: u64, before: &mut Signals);
+    pub safe fn wb_signals_unmask(before: &Signals);
     pub safe fn wb_queue_new() -> *mut QueueStruct;
     pub fn wb_queue_wait(
         queue: *mut QueueStruct,
@@ -123,9 +130,6 @@ unsafe extern "C" {
     ) -> bool;
     pub fn wb_copy_in(to: *mut u8, from: c_ulong, size: usize) -> bool;
     pub fn wb_copy_out(to: c_ulong, from: *const u8, size: usize) -> bool;
-
-    pub fn wb_object_new(pages: c_uint, pfns: *mut c_ulong) -> *mut VmObject;
-    pub fn wb_object_drop(object: *mut VmObject);
 
     pub fn wb_info(text: *const u8, length: c_int);
     pub fn wb_bug(text: *const u8, length: c_int);

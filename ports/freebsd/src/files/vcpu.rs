@@ -4,70 +4,50 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use waterbear_core::Error;
-use waterbear_core::abi::system::VCPU_MAP_SIZE;
+use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Answer, Failure, Reply, RunArea, VcpuFile};
 use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_hal::addr::PAGE_SIZE;
-use waterbear_hal::{AllocError, Pfn};
+use waterbear_hal::{AllocError, Memory, Pfn};
 use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
 use super::{Handle, Process, Promise, returned};
 use crate::commands::decoded;
-use crate::glue::{self, Kind, Number, VmObject};
-use crate::host::{FreeBsd, memory};
+use crate::glue::{Kind, Number};
+use crate::host::FreeBsd;
 use crate::machine::{self, Vendor};
 
 /// How many pages a vCPU shares with its owner.
-const PAGES: usize = (VCPU_MAP_SIZE as u64 / PAGE_SIZE) as usize;
+const PAGES: usize = AREA_SIZE / PAGE_SIZE as usize;
 
-/// The pages that a vCPU shares with its owner: an object that mappings refer
-/// to as well.
-pub struct SharedPages {
-    object: NonNull<VmObject>,
-    pages: [Pfn; PAGES],
-}
-
-// SAFETY: the kernel's object is made to be shared.
-unsafe impl Send for SharedPages {}
-// SAFETY: as above.
-unsafe impl Sync for SharedPages {}
+/// The pages that a vCPU shares with its owner.
+struct SharedPages(Pfn);
 
 impl SharedPages {
     fn new() -> Result<Self, AllocError> {
-        let mut pfns = [0; PAGES];
-        // SAFETY: there is room for that many.
-        let object = unsafe { glue::wb_object_new(PAGES as u32, pfns.as_mut_ptr()) };
-        Ok(Self {
-            object: NonNull::new(object).ok_or(AllocError)?,
-            pages: pfns.map(Pfn),
-        })
+        Ok(Self(FreeBsd.alloc_pages(PAGES)?))
     }
 
-    /// The bytes from there on. The owner uses them at the same time.
-    fn bytes(&self, offset: usize) -> impl Iterator<Item = &AtomicU8> {
-        let page = |&pfn: &Pfn| {
-            // SAFETY: the object keeps it, and this value the object.
-            let start = unsafe { memory::seen(pfn) };
-            // SAFETY: a page of initialised bytes, which the kernel uses as
-            // atomics only.
-            unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), PAGE_SIZE as usize) }
-        };
-        let page_size = PAGE_SIZE as usize;
-        let pages = self.pages.iter().skip(offset / page_size);
-        pages.flat_map(page).skip(offset % page_size)
+    /// The bytes. The owner uses them at the same time.
+    fn bytes(&self) -> &[AtomicU8] {
+        // SAFETY: this value's until it is dropped.
+        let start: NonNull<u8> = unsafe { FreeBsd.pages(self.0) };
+        // SAFETY: so many initialised bytes, which the kernel uses as atomics
+        // only.
+        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), AREA_SIZE) }
     }
 }
 
 impl RunArea for SharedPages {
     fn read(&self, offset: usize, into: &mut [u8]) {
-        for (to, from) in into.iter_mut().zip(self.bytes(offset)) {
+        for (to, from) in into.iter_mut().zip(self.bytes().iter().skip(offset)) {
             *to = from.load(Ordering::Relaxed);
         }
     }
 
     fn write(&self, offset: usize, bytes: &[u8]) {
-        for (to, from) in self.bytes(offset).zip(bytes) {
+        for (to, from) in self.bytes().iter().skip(offset).zip(bytes) {
             to.store(*from, Ordering::Relaxed);
         }
     }
@@ -75,8 +55,9 @@ impl RunArea for SharedPages {
 
 impl Drop for SharedPages {
     fn drop(&mut self) {
-        // SAFETY: this value's reference to it.
-        unsafe { glue::wb_object_drop(self.object.as_ptr()) }
+        // SAFETY: the file is gone; a page that is mapped stays until that is
+        // over.
+        unsafe { FreeBsd.free_pages(self.0, PAGES) }
     }
 }
 
@@ -168,20 +149,25 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     })
 }
 
-/// The object that a vCPU shares, and its size in bytes.
+/// The frame of a page of the memory that a vCPU shares, or 0 beyond its end:
+/// behind its own comes the VM's.
 ///
 /// # Safety
 ///
 /// As [`opened`].
 #[unsafe(no_mangle)]
-unsafe extern "C" fn waterbear_vcpu_object(vcpu: *mut c_void, size: &mut c_ulong) -> *mut VmObject {
-    *size = VCPU_MAP_SIZE.into();
+unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_ulong {
     // SAFETY: as the caller promises.
-    let area = match unsafe { &opened(vcpu).vcpu } {
+    let owned = unsafe { opened(vcpu) };
+    let area = match &owned.vcpu {
         AnyVcpu::Svm(vcpu) => vcpu.area(),
         AnyVcpu::Vmx(vcpu) => vcpu.area(),
     };
-    area.object.as_ptr()
+    match page.checked_sub(PAGES as u64) {
+        None => area.0.add(page).0,
+        Some(0) => owned.vm.file.vm().bus().page().0,
+        Some(_) => 0,
+    }
 }
 
 /// The last reference to a vCPU's descriptor is gone.

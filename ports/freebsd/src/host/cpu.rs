@@ -120,6 +120,11 @@ unsafe impl Cpu for FreeBsd {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    /// `ltr`.
+    fn task_register_was_cut(&self) {
+        glue::wb_task_register_was_cut();
+    }
+
     /// The kernel finds a queue by its address.
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue(allocated(glue::wb_queue_new())?))

@@ -60,6 +60,12 @@ unsafe impl RawMutex for Mutex {
         unsafe { glue::wb_mutex_lock(self.0.as_ptr()) }
     }
 
+    /// `sx_xlock_sig`, which any signal ends.
+    fn lock_killable(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { glue::wb_mutex_lock_killable(self.0.as_ptr()) }
+    }
+
     /// `sx_xunlock`.
     unsafe fn unlock(&self) {
         // SAFETY: as above, and as the caller promises.

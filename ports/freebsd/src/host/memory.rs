@@ -21,16 +21,6 @@ fn frame(address: *mut u8) -> Pfn {
     Pfn(Hpa((address as u64).wrapping_sub(direct_map)).0 >> PAGE_SHIFT)
 }
 
-/// Where the kernel sees a frame of memory.
-///
-/// # Safety
-///
-/// There is such a frame.
-pub unsafe fn seen(pfn: Pfn) -> NonNull<u8> {
-    // SAFETY: the direct map does not begin at 0.
-    unsafe { NonNull::new_unchecked(address(pfn)) }
-}
-
 // SAFETY: the kernel's allocators give memory to one owner at a time; every
 // frame that they give is in the direct map; what frees pages later waits for
 // the readers.
@@ -42,8 +32,8 @@ unsafe impl Memory for FreeBsd {
 
     /// An addition: the direct map.
     unsafe fn table(&self, pfn: Pfn) -> NonNull<PageTable> {
-        // SAFETY: as the caller promises.
-        unsafe { seen(pfn) }.cast()
+        // SAFETY: the direct map does not begin at 0.
+        unsafe { NonNull::new_unchecked(address(pfn).cast()) }
     }
 
     /// `vm_page_unwire_noq`, `vm_page_free`.
@@ -67,11 +57,11 @@ unsafe impl Memory for FreeBsd {
 
     /// An addition: the direct map.
     unsafe fn pages(&self, pfn: Pfn) -> NonNull<u8> {
-        // SAFETY: as the caller promises.
-        unsafe { seen(pfn) }
+        // SAFETY: the direct map does not begin at 0.
+        unsafe { NonNull::new_unchecked(address(pfn)) }
     }
 
-    /// `vm_page_unwire_noq`, `vm_page_free`.
+    /// The same as for tables, unless a process has mapped them.
     unsafe fn free_pages(&self, pfn: Pfn, count: usize) {
         // SAFETY: as the caller promises.
         unsafe { glue::wb_free_pages(address(pfn), count as u64) }

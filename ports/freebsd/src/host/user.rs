@@ -2,7 +2,9 @@
 //! changes, so the guest's pages are pinned while the guest can reach them.
 use core::ptr::NonNull;
 
-use waterbear_hal::{AllocError, HostPage, Hva, Level, Pfn, ResolveError, User, Width};
+use waterbear_hal::{
+    AllocError, BellError, HostPage, Hva, Level, NoBell, Pfn, ResolveError, User, Width,
+};
 
 use super::{FreeBsd, allocated};
 use crate::glue::{self, VmSpace};
@@ -99,6 +101,15 @@ impl User for FreeBsd {
             )
         })?;
         Ok(seen)
+    }
+
+    /// An eventfd cannot be rung by the kernel before 15.1.
+    const HAS_BELLS: bool = false;
+
+    type Bell = NoBell;
+
+    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
+        Err(BellError::NotABell)
     }
 }
 
