@@ -42,6 +42,9 @@ const COMMANDS: &[(u32, Places, Argument)] = &[
     (KVM_SET_USER_MEMORY_REGION, VM, Fixed),
     (KVM_GET_DIRTY_LOG, VM, Fixed),
     (KVM_CLEAR_DIRTY_LOG, VM, Fixed),
+    (KVM_IOEVENTFD, VM, Fixed),
+    (KVM_REGISTER_COALESCED_MMIO, VM, Fixed),
+    (KVM_UNREGISTER_COALESCED_MMIO, VM, Fixed),
     (KVM_SET_TSS_ADDR, VM, Number),
     (KVM_SET_IDENTITY_MAP_ADDR, VM, Fixed),
     (KVM_ENABLE_CAP, [false, true, true], Fixed),
@@ -73,6 +76,9 @@ const COMMANDS: &[(u32, Places, Argument)] = &[
     (KVM_SET_MP_STATE, VCPU, Fixed),
     (KVM_INTERRUPT, VCPU, Fixed),
     (KVM_SET_SIGNAL_MASK, VCPU, Fixed),
+    (KVM_X86_GET_MCE_CAP_SUPPORTED, NODE, Fixed),
+    (KVM_X86_SETUP_MCE, VCPU, Fixed),
+    (KVM_X86_SET_MCE, VCPU, Fixed),
     (KVM_PRE_FAULT_MEMORY, VCPU, Fixed),
 ];
 

@@ -3,6 +3,7 @@
 
 mod listeners;
 mod lists;
+mod machine_check;
 mod prefault;
 mod signals;
 mod state;
