@@ -187,6 +187,23 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `signal_pending(current)`. FreeBSD: `SIGPENDING(curthread)`.
     fn signal_pending(&self) -> bool;
 
+    /// Whether this thread has something else to do than to run a guest: a
+    /// signal waits, or another thread wants the CPU. Any context.
+    ///
+    /// Linux: `read_thread_flags`.
+    fn held_up(&self) -> bool {
+        self.signal_pending() || self.should_yield()
+    }
+
+    /// Whether return predictions that a guest has left must be overwritten
+    /// before the host returns from a function, on a CPU that does not see to
+    /// it by itself. Any context.
+    ///
+    /// Linux: `X86_FEATURE_RSB_VMEXIT`. FreeBSD: always.
+    fn distrusts_predictions(&self) -> bool {
+        true
+    }
+
     /// This CPU's time-stamp counter, in its own ticks. Any context.
     ///
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.

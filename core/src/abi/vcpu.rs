@@ -11,7 +11,6 @@ use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
 use crate::run::cpuid::HostCpuid;
-use crate::run::msr::index::APIC_BASE;
 use crate::run::{GuestCpu, Leave};
 use crate::vendor::Vendor;
 
@@ -99,8 +98,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             argument,
         };
         let mut state = self.state.lock_killable()?;
+        // The most frequent by far.
+        if command == kvm::KVM_RUN {
+            return self.run(&context, &mut state);
+        }
         match command {
-            kvm::KVM_RUN => self.run(&context, &mut state),
             kvm::KVM_GET_REGS => state.get_regs(&context),
             kvm::KVM_SET_REGS => state.set_regs(&context),
             kvm::KVM_GET_SREGS => state.get_sregs(&context),
@@ -179,29 +181,27 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         cpu.set_cr8(wish.cr8)?;
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
-        if let Some(Wanted { offset, len }) = state.wanted.take() {
-            let data = cpu.data();
-            let len = len.min(data.len());
-            if let Some(data) = data.get_mut(..len) {
-                self.area.read(offset, data);
-            }
+        if let Some(wanted) = state.wanted.take() {
+            area::take_answer(&self.area, wanted, cpu);
         }
         let before = state.signals.map(|mask| context.caller.mask_signals(mask));
         let result = cpu.run(vm, vcpu, vendor);
         if let Some(before) = before {
             context.caller.unmask_signals(before);
         }
+        let mut reason = None;
         if let Ok(leave) = &result {
-            state.wanted = area::tell_leave(&self.area, leave, cpu.data());
+            let told = area::tell_leave(&self.area, leave, cpu);
+            (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
         let told = area::State {
             ready: cpu.ready_for_interrupt(vendor),
             interrupts_on: rflags.contains(Rflags::IF),
             cr8: cpu.cr8(),
-            apic_base: cpu.msr(vendor, APIC_BASE).unwrap_or(0),
+            apic_base: cpu.apic_base(),
         };
-        area::tell_state(&self.area, &told);
+        area::tell_state(&self.area, reason, &told);
         match result? {
             Leave::Interrupted => Err(Error::Interrupted.into()),
             _ => DONE,

@@ -194,6 +194,15 @@ pub fn take_signal(mask: u64) -> Result<i32, i32> {
 
 extern "C" fn nothing(_signal: i32) {}
 
+/// Has a signal handled; the handler may run anywhere.
+pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
+    // SAFETY: integers.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: as the caller says.
+    unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
 /// Sends this process a signal in so many milliseconds.
 pub fn alarm_in(milliseconds: i64) {
     alarm(milliseconds, 0);
@@ -205,11 +214,7 @@ pub fn alarm_every(milliseconds: i64) {
 }
 
 fn alarm(first: i64, next: i64) {
-    // SAFETY: integers.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    // SAFETY: the handler does nothing, so it may run anywhere.
-    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    on_signal(libc::SIGALRM, nothing);
     let time = |milliseconds: i64| libc::timeval {
         tv_sec: 0,
         tv_usec: milliseconds * 1000,

@@ -46,19 +46,12 @@ impl User for SlimHost {
 
     type Space = ();
 
-    const HAS_BELLS: bool = false;
-
-    type Bell = NoBell;
-
-    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
-        Err(BellError::NoDescriptor)
-    }
-
     #[inline]
     fn resolve(&self, _space: &(), hva: Hva, _write: bool) -> Result<HostPage, ResolveError> {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: if LARGE_PAGES.load(Ordering::Relaxed) {
                 Level::L2
             } else {
@@ -90,6 +83,14 @@ impl User for SlimHost {
         _new: u64,
     ) -> Result<u64, ResolveError> {
         Ok(0)
+    }
+
+    const HAS_BELLS: bool = false;
+
+    type Bell = NoBell;
+
+    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
+        Err(BellError::NoDescriptor)
     }
 }
 

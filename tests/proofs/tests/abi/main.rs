@@ -1,6 +1,7 @@
 //! The interface, as a monitor on the mock host sees it.
 #![cfg(not(loom))]
 
+mod area;
 mod listeners;
 mod lists;
 mod machine_check;

@@ -1,8 +1,9 @@
 //! An owner with a VM and a vCPU.
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use waterbear_core::Error;
+use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Answer, Caller, Failure, Reply, RunArea, VcpuFile, VmFile, kvm, system};
 use waterbear_core::tdp::DirtyTracking;
 use waterbear_hal::{Hva, Level, User};
@@ -71,19 +72,29 @@ impl Caller for Thread {
 }
 
 /// The memory that a vCPU shares.
-pub struct Shared(Vec<AtomicU8>);
+pub struct Shared(Vec<AtomicU64>);
 
 impl RunArea for Shared {
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        for (to, from) in into.iter_mut().zip(self.0.iter().skip(offset)) {
-            *to = from.load(Relaxed);
-        }
+    fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+}
+
+impl Shared {
+    /// The bytes at a place, as the owner reads them.
+    pub fn get<const N: usize>(&self, offset: usize) -> [u8; N] {
+        std::array::from_fn(|i| {
+            let at = offset + i;
+            self.0[at / 8].load(Relaxed).to_le_bytes()[at % 8]
+        })
     }
 
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        for (to, from) in self.0.iter().skip(offset).zip(bytes) {
-            to.store(*from, Relaxed);
-        }
+    /// Writes a byte, as the owner does.
+    pub fn put(&self, offset: usize, byte: u8) {
+        let word = &self.0[offset / 8];
+        let mut bytes = word.load(Relaxed).to_le_bytes();
+        bytes[offset % 8] = byte;
+        word.store(u64::from_le_bytes(bytes), Relaxed);
     }
 }
 
@@ -151,11 +162,7 @@ impl Monitor {
 
     /// Makes a vCPU of this number.
     pub fn add_vcpu(vm: &VmFile<MockHost>, vendor: &ScriptedVendor, index: u32) -> Vcpu {
-        let area = Shared(
-            (0..system::VCPU_MAP_SIZE)
-                .map(|_| AtomicU8::new(0))
-                .collect(),
-        );
+        let area = Shared((0..AREA_SIZE / 8).map(|_| AtomicU64::new(0)).collect());
         let vcpu = VcpuFile::new(vm, vendor, &amd, index, area).expect("memory");
         vm.add_vcpu(index).expect("memory");
         vcpu
