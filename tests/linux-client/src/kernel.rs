@@ -232,13 +232,15 @@ pub fn a_cpu_without_virtualisation_is_refused_in_words() -> Outcome {
 }
 
 pub fn the_kernel_has_nothing_to_complain_about() -> Outcome {
-    const COMPLAINTS: [&str; 12] = [
+    const COMPLAINTS: [&str; 13] = [
         "WARNING:",
         "BUG:",
         "Oops",
         "Call Trace",
         "unchecked MSR",
-        "general protection",
+        // Its own: those of processes go on with another word.
+        "general protection fault,",
+        "general protection fault:",
         "scheduling while atomic",
         "sleeping function",
         "stall",

@@ -236,28 +236,43 @@ pub struct Mapping {
 impl Mapping {
     /// That many bytes of fresh memory.
     pub fn new(size: usize) -> Self {
-        Self::fresh(size, libc::MAP_PRIVATE)
-    }
-
-    /// The same, and children share it.
-    pub fn shared(size: usize) -> Self {
-        Self::fresh(size, libc::MAP_SHARED)
-    }
-
-    fn fresh(size: usize, kind: i32) -> Self {
         // SAFETY: a new mapping, wherever the kernel likes.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                kind | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )
         };
         assert_ne!(start, libc::MAP_FAILED, "no memory");
         Self { start, size }
+    }
+
+    /// Addresses without memory.
+    pub fn reserved(size: usize) -> Result<Self, String> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    /// Fresh memory that children share, in place of what the process has there.
+    pub fn shared_at(address: u64, size: usize) -> Result<Self, String> {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the caller has addresses there that nobody refers to.
+        let start = unsafe { libc::mmap(address as *mut c_void, size, rights, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    fn made(start: *mut c_void, size: usize) -> Result<Self, String> {
+        if start == libc::MAP_FAILED {
+            return Err(format!("no mapping: error {}", errno()));
+        }
+        Ok(Self { start, size })
     }
 
     /// What a descriptor maps.
@@ -273,10 +288,7 @@ impl Mapping {
                 0,
             )
         };
-        if start == libc::MAP_FAILED {
-            return Err(format!("no mapping: error {}", errno()));
-        }
-        Ok(Self { start, size })
+        Self::made(start, size)
     }
 
     /// A part of it, which stays part of it.

@@ -218,6 +218,14 @@ impl Monitor {
         self.command(&self.vcpu, command, argument)
     }
 
+    /// Why the vCPU came back last.
+    pub fn reason(&self) -> u32 {
+        let mut reason = [0; 4];
+        let at = std::mem::offset_of!(kvm::kvm_run, exit_reason);
+        self.vcpu.area().read(at, &mut reason);
+        u32::from_le_bytes(reason)
+    }
+
     /// A command for a vCPU.
     pub fn command(&self, vcpu: &Vcpu, command: u32, argument: u64) -> Answer {
         vcpu.command(&self.vm, &self.vendor, &self.thread, command, argument)
