@@ -209,6 +209,12 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
     fn tsc(&self) -> u64;
 
+    /// How fast the time-stamp counters count, in kHz; 0 if the host does not
+    /// know. The same whenever it is asked. Any context.
+    ///
+    /// Linux: `tsc_khz`. FreeBSD: `tsc_freq`.
+    fn tsc_khz(&self) -> u32;
+
     /// Has the host set and clear bits of this CPU's CR4. A host that keeps a
     /// copy of the register must: it would undo what is written behind its
     /// back. False where the host keeps none; then nothing was done. Interrupts

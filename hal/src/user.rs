@@ -16,6 +16,9 @@ pub struct HostPage {
     /// Whether the host lets the owner write to the page now. May be true
     /// although only a read was asked for.
     pub writable: bool,
+    /// Whether it is a device's memory, or other memory that the owner reaches
+    /// past the caches: then the guest does too.
+    pub uncached: bool,
     /// The largest level at which host memory is contiguous around `pfn` with
     /// the same permissions, aligned alike in virtual and physical space.
     pub level: Level,

@@ -3,8 +3,9 @@ use waterbear_hal::Hal;
 
 use super::area::{self, RunArea, Wanted};
 use super::bytes::{self, Caller, field};
+use super::prefault::KVM_PRE_FAULT_MEMORY;
 use super::vm::VmFile;
-use super::{Answer, DONE, Failure, kvm, no_argument};
+use super::{Answer, DONE, Failure, Reply, kvm, no_argument, tsc};
 use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
@@ -30,6 +31,8 @@ pub(super) struct State<H: Hal, V: Vendor> {
     wanted: Option<Wanted>,
     /// The signals that are blocked while the vCPU runs, if not as always.
     signals: Option<u64>,
+    /// How fast the time-stamp counter is, in kHz.
+    tsc_khz: u32,
 }
 
 /// What a command of a vCPU may use.
@@ -54,10 +57,13 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         index: u32,
         area: A,
     ) -> Result<Self, Error> {
+        let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
+        cpu.set_tsc_offset(vendor, vm.tsc.offset());
         let state = State {
-            cpu: GuestCpu::new(&vm.hal, vendor, host)?,
+            cpu,
             wanted: None,
             signals: None,
+            tsc_khz: vm.tsc.khz(),
         };
         Ok(Self {
             index,
@@ -101,6 +107,8 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             kvm::KVM_SET_REGS => state.set_regs(&context),
             kvm::KVM_GET_SREGS => state.get_sregs(&context),
             kvm::KVM_SET_SREGS => state.set_sregs(&context),
+            kvm::KVM_GET_SREGS2 => state.get_sregs2(&context),
+            kvm::KVM_SET_SREGS2 => state.set_sregs2(&context),
             kvm::KVM_GET_MSRS => state.get_msrs(&context),
             kvm::KVM_SET_MSRS => state.set_msrs(&context),
             kvm::KVM_SET_CPUID2 => state.set_cpuid(&context),
@@ -111,7 +119,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             kvm::KVM_SET_DEBUGREGS => state.set_debug(&context),
             kvm::KVM_GET_FPU => state.get_fpu(&context),
             kvm::KVM_SET_FPU => state.set_fpu(&context),
-            kvm::KVM_GET_XSAVE => state.get_xsave(&context),
+            kvm::KVM_GET_XSAVE | kvm::KVM_GET_XSAVE2 => state.get_xsave(&context),
             kvm::KVM_SET_XSAVE => state.set_xsave(&context),
             kvm::KVM_GET_XCRS => state.get_xcrs(&context),
             kvm::KVM_SET_XCRS => state.set_xcrs(&context),
@@ -124,6 +132,18 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 DONE
             }
             kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
+            KVM_PRE_FAULT_MEMORY => state.prefault(&context),
+            kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(state.tsc_khz)),
+            kvm::KVM_SET_TSC_KHZ => {
+                state.tsc_khz = tsc::frequency(&vm.hal, argument)?;
+                DONE
+            }
+            // There is none that a vCPU has.
+            kvm::KVM_ENABLE_CAP => {
+                let _sent: [u8; size_of::<kvm::kvm_enable_cap>()] =
+                    bytes::structure(caller, argument)?;
+                Err(Error::Invalid.into())
+            }
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE

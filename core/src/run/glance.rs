@@ -5,10 +5,9 @@
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{Hal, Hva};
 
-use crate::arch::{Attributes, Cr4, Efer, SegmentName};
 use crate::memslot::{Generation, SpaceId};
 use crate::paging::CodeWalk;
-use crate::vendor::{Control, Vendor};
+use crate::vendor::{Code, Vendor};
 use crate::vm::{GuestTables, Vm};
 
 /// The bytes from RIP on: more than an instruction has.
@@ -23,11 +22,8 @@ const LEVELS: usize = 5;
 struct Key {
     /// In place of the address: its page.
     page: u64,
-    cr3: u64,
-    cr4: Cr4,
-    efer: Efer,
+    code: Code,
     physical_bits: u32,
-    user: bool,
     space: SpaceId,
     generation: Generation,
 }
@@ -86,21 +82,18 @@ pub(super) fn glance<H: Hal, V: Vendor>(
     physical_bits: u32,
     walked: &mut Walked,
 ) -> Option<Glance> {
-    let cs = vendor.segment(state, SegmentName::Cs);
+    let code = vendor.code(state);
     let linear = vendor.regs(state).rip;
     let offset = linear & (PAGE_SIZE - 1);
     let room = PAGE_SIZE - offset;
-    if !cs.attributes.contains(Attributes::LONG) || room < size_of::<Glance>() as u64 {
+    if !code.long || room < size_of::<Glance>() as u64 {
         return None;
     }
     let mut tables = GuestTables::now(vm, space)?;
     let key = Key {
         page: linear - offset,
-        cr3: vendor.control(state, Control::Cr3),
-        cr4: Cr4::from_bits_retain(vendor.control(state, Control::Cr4)),
-        efer: Efer::from_bits_retain(vendor.control(state, Control::Efer)),
+        code,
         physical_bits,
-        user: vendor.cpl(state) == 3,
         space,
         generation: tables.generation()?,
     };
@@ -119,11 +112,11 @@ impl Walked {
     fn walk<H: Hal>(&mut self, tables: &mut GuestTables<'_, H>, key: Key) -> Option<()> {
         *self = Self::NOTHING;
         let walk = CodeWalk {
-            cr3: key.cr3,
-            cr4: key.cr4,
-            efer: key.efer,
+            cr3: key.code.cr3,
+            cr4: key.code.cr4,
+            efer: key.code.efer,
             physical_bits: key.physical_bits,
-            user: key.user,
+            user: key.code.user,
         };
         let gpa = walk.find(key.page, |at| {
             let (place, mut entry) = (tables.host_place(at)?, [0]);

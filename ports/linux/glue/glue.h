@@ -95,8 +95,16 @@ bool wb_fpu_write(struct fpu_guest *fpu, const void *from, size_t size);
 struct mm_struct *wb_mm_hold(void);
 void wb_mm_drop(struct mm_struct *mm);
 bool wb_mm_is_current(struct mm_struct *mm);
+/* The page behind an address, referred to until it is released. */
+struct wb_page {
+	unsigned long pfn;
+	/* Of the piece that one entry of the host's tables maps. */
+	unsigned int shift;
+	bool writable;
+	bool uncached;
+};
 long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
-		unsigned long *pfn, bool *writable, unsigned int *shift);
+		struct wb_page *found);
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);

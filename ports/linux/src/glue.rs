@@ -35,6 +35,17 @@ opaque! {
     NotifierStruct
 }
 
+/// `struct wb_page`.
+#[repr(C)]
+#[derive(Default)]
+pub struct FoundPage {
+    pub pfn: c_ulong,
+    /// Of the piece that one entry of the host's tables maps.
+    pub shift: c_uint,
+    pub writable: bool,
+    pub uncached: bool,
+}
+
 /// What a descriptor is for.
 #[repr(C)]
 pub enum Kind {
@@ -46,6 +57,8 @@ pub enum Kind {
 
 unsafe extern "C" {
     pub static wb_direct_map: c_ulong;
+    /// The kernel's own.
+    pub static tsc_khz: c_uint;
     pub fn wb_alloc_page() -> *mut u8;
     pub fn wb_free_page(page: *mut u8);
     pub fn wb_free_page_deferred(page: *mut u8);
@@ -123,9 +136,7 @@ unsafe extern "C" {
         mm: *mut MmStruct,
         address: c_ulong,
         write: bool,
-        pfn: *mut c_ulong,
-        writable: *mut bool,
-        shift: *mut c_uint,
+        found: *mut FoundPage,
     ) -> c_long;
     pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);

@@ -31,6 +31,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Ok(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -47,6 +48,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Some(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }

@@ -24,6 +24,7 @@ impl User for Bare {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: Level::L3,
         })
     }

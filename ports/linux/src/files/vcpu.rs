@@ -5,12 +5,10 @@ use core::sync::atomic::AtomicU64;
 
 use waterbear_core::Error;
 use waterbear_core::abi::area::AREA_SIZE;
-use waterbear_core::abi::{Answer, Failure, Reply, RunArea, VcpuFile};
+use waterbear_core::abi::{Failure, Reply, RunArea, VcpuFile};
 use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{AllocError, Memory, Pfn};
-use waterbear_svm::svm::Svm;
-use waterbear_vmx::vmx::Vmx;
 
 use super::{Handle, Process, Promise, returned};
 use crate::glue::Kind;
@@ -50,15 +48,9 @@ impl Drop for SharedPages {
     }
 }
 
-/// A vCPU on the vendor that there is.
-enum AnyVcpu {
-    Svm(VcpuFile<Linux, Svm<Linux>, SharedPages>),
-    Vmx(VcpuFile<Linux, Vmx<Linux>, SharedPages>),
-}
-
 /// A vCPU, and the VM that it keeps.
 struct OwnedVcpu {
-    vcpu: AnyVcpu,
+    vcpu: VcpuFile<Linux, Vendor, SharedPages>,
     vm: Handle,
 }
 
@@ -67,13 +59,9 @@ struct OwnedVcpu {
 pub fn make(vm: &Handle, index: u32) -> Result<c_long, Failure> {
     let machine = machine::get().ok_or(Error::NotFound)?;
     let pages = SharedPages::new().map_err(Error::from)?;
-    let (file, host) = (&vm.file, &machine::cpuid);
-    let vcpu = match &*machine.vendor {
-        Vendor::Svm(svm) => AnyVcpu::Svm(VcpuFile::new(file, svm, host, index, pages)?),
-        Vendor::Vmx(vmx) => AnyVcpu::Vmx(VcpuFile::new(file, vmx, host, index, pages)?),
-    };
+    let file = &vm.file;
     let owned = OwnedVcpu {
-        vcpu,
+        vcpu: VcpuFile::new(file, &*machine.vendor, &machine::cpuid, index, pages)?,
         vm: vm.clone(),
     };
     let promise = match Promise::new(Kind::Vcpu, boxed(&Linux, owned)?) {
@@ -120,15 +108,8 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     let Some(machine) = machine::get() else {
         return returned(Err(Error::Dead.into()));
     };
-    let answer: Answer = match (&owned.vcpu, &*machine.vendor) {
-        (AnyVcpu::Svm(vcpu), Vendor::Svm(svm)) => {
-            vcpu.command(vm, svm, &Process, command, argument)
-        }
-        (AnyVcpu::Vmx(vcpu), Vendor::Vmx(vmx)) => {
-            vcpu.command(vm, vmx, &Process, command, argument)
-        }
-        _ => Err(Error::Dead.into()),
-    };
+    let vendor = &*machine.vendor;
+    let answer = owned.vcpu.command(vm, vendor, &Process, command, argument);
     returned(match answer {
         Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(_) => Err(Failure::Unknown),
@@ -146,12 +127,8 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
 unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_ulong {
     // SAFETY: as the caller promises.
     let owned = unsafe { opened(vcpu) };
-    let area = match &owned.vcpu {
-        AnyVcpu::Svm(vcpu) => vcpu.area(),
-        AnyVcpu::Vmx(vcpu) => vcpu.area(),
-    };
     match page.checked_sub(PAGES as u64) {
-        None => area.0.add(page).0,
+        None => owned.vcpu.area().0.add(page).0,
         Some(0) => owned.vm.file.vm().bus().page().0,
         Some(_) => 0,
     }

@@ -138,6 +138,12 @@ unsafe impl Cpu for Linux {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    /// `tsc_khz`.
+    fn tsc_khz(&self) -> u32 {
+        // SAFETY: the kernel wrote it when it booted.
+        unsafe { glue::tsc_khz }
+    }
+
     /// `cr4_update_irqsoff`.
     unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
         // SAFETY: as the caller promises.

@@ -4,6 +4,9 @@
 mod area;
 mod listeners;
 mod lists;
+mod prefault;
 mod signals;
+mod state;
 mod support;
+mod tsc;
 mod zones;

@@ -6,8 +6,8 @@ use waterbear_core::Error;
 use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Answer, Caller, Failure, Reply, RunArea, VcpuFile, VmFile, kvm, system};
 use waterbear_core::tdp::DirtyTracking;
-use waterbear_hal::Hva;
-use waterbear_mock::{MapOptions, MockHost};
+use waterbear_hal::{Hva, Level, User};
+use waterbear_mock::{MapOptions, MockHost, Space};
 use waterbear_proofs::machines::amd;
 use waterbear_proofs::{Paging, Scripted, ScriptedVendor};
 
@@ -107,6 +107,7 @@ pub struct Monitor {
     pub vm: VmFile<MockHost>,
     pub vendor: ScriptedVendor,
     pub thread: Thread,
+    pub user: Space,
     pub host: MockHost,
 }
 
@@ -122,7 +123,7 @@ impl Monitor {
         let user = host.new_space();
         user.map(GUEST, PAGES, MapOptions::WRITABLE);
         let format = Paging::Npt.format(Paging::ROOT);
-        let vm = VmFile::new(&host, user, format, DirtyTracking::WriteProtect);
+        let vm = VmFile::new(&host, user.clone(), format, DirtyTracking::WriteProtect);
         let vm = vm.expect("memory");
         let vendor = ScriptedVendor::new(&host);
         vendor.script(script);
@@ -137,6 +138,7 @@ impl Monitor {
             vm,
             vendor,
             thread,
+            user,
             host,
         };
         let slot = kvm::kvm_userspace_memory_region {
@@ -164,6 +166,22 @@ impl Monitor {
         let vcpu = VcpuFile::new(vm, vendor, &amd, index, area).expect("memory");
         vm.add_vcpu(index).expect("memory");
         vcpu
+    }
+
+    /// How many pages are mapped for the guest.
+    pub fn mapped(&self) -> u64 {
+        self.vm.vm().mmu().mapped(Level::L1) as u64
+    }
+
+    /// Takes a page of the guest's memory from the owner.
+    pub fn unmap(&self, gfn: u64) {
+        self.user.unmap(Hva(GUEST.0 + gfn * 4096), 1);
+    }
+
+    /// Writes to the guest's memory.
+    pub fn guest_write(&self, gpa: u64, bytes: &[u8]) {
+        let written = self.host.write(&self.user, Hva(GUEST.0 + gpa), bytes);
+        written.expect("there is memory");
     }
 
     /// Says what happens when other signals are blocked.

@@ -30,11 +30,11 @@ fn put(bench: &Bench, at: u64, bytes: &[u8]) {
 /// A guest in 64-bit mode whose addresses are physical ones, with `code` at `rip`.
 fn guest(code: &[u8], rip: u64) -> Bench {
     let mut bench = Bench::long();
-    put(&bench, TABLES, &(TABLES + 0x1000 | 0x27).to_le_bytes());
+    put(&bench, TABLES, &((TABLES + 0x1000) | 0x27).to_le_bytes());
     put(
         &bench,
         TABLES + 0x1000,
-        &(TABLES + 0x2000 | 0x27).to_le_bytes(),
+        &((TABLES + 0x2000) | 0x27).to_le_bytes(),
     );
     put(&bench, TABLES + 0x2000, &0xe7_u64.to_le_bytes());
     *bench.guest().control(Control::Cr3) = TABLES;
@@ -229,7 +229,7 @@ fn a_move_that_does_not_fit_what_the_cpu_said_is_executed_in_full() {
         let code = [0x89, 0x03];
         let mut bench = guest(&code, MIDDLE);
         registers(&mut bench);
-        bench.guest().regs.general[Regs::RBX] = DEVICE + (offset | 0x20) & !0x4;
+        bench.guest().regs.general[Regs::RBX] = (DEVICE + (offset | 0x20)) & !0x4;
         let gpa = Gpa(DEVICE + offset);
         let access = Access {
             write,
@@ -316,11 +316,11 @@ fn a_way_that_was_walked_before_is_looked_at_again() {
     put(&bench, MIDDLE, &short);
     go(&mut bench, 2);
     // The tables are others.
-    put(&bench, 0x6000, &(TABLES + 0x1000 | 0x27).to_le_bytes());
+    put(&bench, 0x6000, &((TABLES + 0x1000) | 0x27).to_le_bytes());
     *bench.guest().control(Control::Cr3) = 0x6000;
     go(&mut bench, 2);
     put(&bench, 0x6000, &0x7027_u64.to_le_bytes());
-    put(&bench, 0x7000, &(TABLES + 0x2000 | 0x27).to_le_bytes());
+    put(&bench, 0x7000, &((TABLES + 0x2000) | 0x27).to_le_bytes());
     go(&mut bench, 2);
     // The memory is another.
     let rig = &bench.rig;
@@ -337,7 +337,7 @@ fn a_way_that_was_walked_before_is_looked_at_again() {
     rig.vm.set_region(region).unwrap();
     for (at, word) in [
         (0x6000, 0x7027),
-        (0x7000, TABLES + 0x2000 | 0x27),
+        (0x7000, (TABLES + 0x2000) | 0x27),
         (TABLES + 0x2000, table | 0x67),
         (entry, MIDDLE | 0x67),
     ] {
