@@ -7,6 +7,7 @@ mod abi;
 mod artifacts;
 mod bench;
 mod bochs;
+mod build;
 mod demo;
 mod guest;
 mod libtest;
@@ -46,6 +47,7 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
+    build::COMMAND,
     test::COMMAND,
     guest::COMMAND,
     rules::COMMAND,
