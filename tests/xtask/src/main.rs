@@ -48,6 +48,7 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
+    build::COMMAND,
     test::COMMAND,
     build::COMMAND,
     guest::COMMAND,
