@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use waterbear_core::abi::kvm::*;
 
-use super::checked::{BASE, Checked, SLOT};
+use super::checked::Checked;
+use super::checker::{BASE, SLOT};
 use super::map::{BOTH, HUGE, LARGE, PAGE, Place, counted, done, memory_file, punch, resize, tell};
 use crate::node::same;
 use crate::{Outcome, sys};
@@ -70,7 +71,7 @@ pub fn a_guest_does_not_notice_that_its_pages_migrate() -> Outcome {
     let memory = Place::fresh(LARGE / 2)?;
     let checked = Checked::new(2, &memory)?;
     checked.meanwhile(|| {
-        for round in 0..10 {
+        for round in 0..6 {
             let arrived = memory.to_node(0, memory.size(), round % 2)?;
             if arrived * PAGE < memory.size() / 2 {
                 return Err(format!("{arrived} pages are on node {}", round % 2));
@@ -90,7 +91,8 @@ const MADV_COLLAPSE: i32 = 25;
 pub fn a_guest_does_not_notice_that_pages_are_gathered_and_split() -> Outcome {
     let memory = Place::fresh(6 * LARGE)?;
     memory.advise(0, LARGE, libc::MADV_NOHUGEPAGE)?;
-    let checked = Checked::new(2, &memory)?.sparse(PAGE);
+    // Few pages of each: every page that the guest finds alone takes a while.
+    let checked = Checked::new(2, &memory)?.sparse(8 * PAGE);
     let large = |count: u64| {
         let in_large = memory.kept("AnonHugePages")?;
         same("KiB in large pages", in_large, count * (LARGE as u64 >> 10))
@@ -104,10 +106,10 @@ pub fn a_guest_does_not_notice_that_pages_are_gathered_and_split() -> Outcome {
             // Each large page is split in a way of its own.
             checked.zeros(true);
             checked.faults(true);
-            memory.unmap(7 * PAGE, PAGE)?;
+            memory.unmap(8 * PAGE, PAGE)?;
             checked.a_fault()?;
-            memory.refresh(7 * PAGE, PAGE)?;
-            memory.advise(LARGE + round * PAGE, PAGE, libc::MADV_DONTNEED)?;
+            memory.refresh(8 * PAGE, PAGE)?;
+            memory.advise(LARGE + round * 8 * PAGE, PAGE, libc::MADV_DONTNEED)?;
             memory.protect(2 * LARGE, PAGE, libc::PROT_NONE)?;
             memory.protect(2 * LARGE, PAGE, BOTH)?;
             checked.rounds()?;
@@ -254,7 +256,7 @@ pub fn a_guest_reads_what_the_owner_may_only_read_and_cannot_write_it() -> Outco
     for offset in (0..SIZE).step_by(4) {
         view.set_word(offset, 0);
     }
-    let checked = Checked::with(2, SIZE, slot)?;
+    let checked = Checked::with(2, SIZE, slot)?.sparse(8 * PAGE);
     let device = |address: u64, value: Option<u32>| {
         let offset = (address - BASE) as usize;
         if let Some(value) = value {
