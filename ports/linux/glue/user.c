@@ -34,40 +34,51 @@ bool wb_mm_is_current(struct mm_struct *mm)
 }
 
 /*
- * How large the piece of memory around the address is that one entry of the
- * host's page table maps. Tables are freed only after every CPU has had its
- * interrupts on; each entry is read once, because it may change meanwhile.
- * Then a notification tells, and what was found here is thrown away.
+ * The entry of the host's page table that maps the address, and how large the
+ * piece of memory is that it maps. Interrupts are off: tables are freed only
+ * after every CPU has had them on. Each entry is read once, because it may
+ * change meanwhile. Then a notification tells, and what was found here is
+ * thrown away.
  */
-static unsigned int mapping_shift(struct mm_struct *mm, unsigned long address)
+static pte_t leaf_of(struct mm_struct *mm, unsigned long address,
+		     unsigned int *shift)
 {
-	unsigned int shift = PAGE_SHIFT;
-	unsigned long flags;
 	pgd_t pgd;
 	p4d_t p4d;
 	pud_t pud;
 	pmd_t pmd;
 
-	local_irq_save(flags);
+	*shift = PAGE_SHIFT;
 	pgd = READ_ONCE(*pgd_offset(mm, address));
 	if (pgd_none(pgd))
-		goto out;
+		return __pte(0);
 	p4d = READ_ONCE(*p4d_offset(&pgd, address));
 	if (p4d_none(p4d) || !p4d_present(p4d))
-		goto out;
+		return __pte(0);
 	pud = READ_ONCE(*pud_offset(&p4d, address));
 	if (pud_none(pud) || !pud_present(pud))
-		goto out;
+		return __pte(0);
 	if (pud_leaf(pud)) {
-		shift = PUD_SHIFT;
-		goto out;
+		*shift = PUD_SHIFT;
+		return __pte(pud_val(pud));
 	}
 	pmd = READ_ONCE(*pmd_offset(&pud, address));
 	if (pmd_none(pmd) || !pmd_present(pmd))
-		goto out;
-	if (pmd_leaf(pmd))
-		shift = PMD_SHIFT;
-out:
+		return __pte(0);
+	if (pmd_leaf(pmd)) {
+		*shift = PMD_SHIFT;
+		return __pte(pmd_val(pmd));
+	}
+	return READ_ONCE(*pte_offset_kernel(&pmd, address));
+}
+
+static unsigned int mapping_shift(struct mm_struct *mm, unsigned long address)
+{
+	unsigned long flags;
+	unsigned int shift;
+
+	local_irq_save(flags);
+	leaf_of(mm, address, &shift);
 	local_irq_restore(flags);
 	return shift;
 }
@@ -190,6 +201,35 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 	return 0;
 }
 
+/*
+ * The frame behind an address, shifted by eight, and log2 of the bytes that
+ * are mapped by one entry there; or 0. Takes only what the kernel would let
+ * anybody pin, and what is dirty already: whoever makes the entry clean tells
+ * us before, so nobody has to be told that the guest writes.
+ */
+unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
+{
+	const pteval_t needed = _PAGE_PRESENT | _PAGE_USER | _PAGE_RW | _PAGE_DIRTY;
+	unsigned long flags, pfn, inner;
+	unsigned int shift;
+	pte_t pte;
+
+	if (current->mm != mm || address >= TASK_SIZE_MAX)
+		return 0;
+	local_irq_save(flags);
+	pte = leaf_of(mm, address, &shift);
+	local_irq_restore(flags);
+	if ((pte_flags(pte) & needed) != needed || pte_special(pte) ||
+	    pte_devmap(pte) || !pte_access_permitted(pte, true))
+		return 0;
+	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
+	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
+	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
+	if (!pfn_valid(pfn) || !PageSwapBacked(pfn_to_page(pfn)))
+		return 0;
+	return pfn << 8 | shift;
+}
+
 void wb_release_page(unsigned long pfn, bool dirty)
 {
 	struct page *page;
@@ -229,6 +269,25 @@ bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
 	if (ONE_ACCESS(from, size, u16))
 		return !get_user(*(u16 *)to, (const u16 __user *)user);
 	return wb_copy_in(to, from, size);
+}
+
+/* Neither sleeps nor brings anything in. */
+struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from)
+{
+	const u64 __user *user = (const u64 __user *)from;
+	struct wb_word found = {};
+
+	if (current->mm != mm)
+		return found;
+	pagefault_disable();
+	if (user_access_begin(user, sizeof(*user))) {
+		unsafe_get_user(found.word, user, fault);
+		found.there = true;
+fault:
+		user_access_end();
+	}
+	pagefault_enable();
+	return found;
 }
 
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,

@@ -69,6 +69,22 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
     }
 
     #[track_caller]
+    fn read_now(&self, space: &Space, hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let offset = (hva.0 % PAGE_SIZE) as usize;
+        if offset + bytes.len() > PAGE_SIZE as usize {
+            broken!("read_now at {hva:?}: two pages");
+        }
+        let found = space.inner.find(hva)?;
+        // What a test does in a look-up may sleep.
+        if space.inner.is_watched() || found.poisoned {
+            return None;
+        }
+        self.0.pages.read(found.pfn, offset, &mut bytes);
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    #[track_caller]
     fn write(&self, space: &Space, hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {
         self.0.may_sleep("write");
         self.each_page(space, hva, bytes.len(), true, |pfn, offset, from, len| {

@@ -6,6 +6,7 @@
 //! switches the machine off.
 mod devices;
 mod fuzz;
+mod hostile;
 mod kernel;
 mod leaks;
 mod measure;
@@ -18,6 +19,7 @@ mod programs;
 mod random;
 mod running;
 mod signals;
+mod state;
 mod sys;
 mod vcpu;
 mod vm;
@@ -81,6 +83,19 @@ const ABLE: &[Test] = tests![
     running::memory_changes_under_a_running_guest,
     running::the_shared_memory_is_not_believed,
     running::hostile_states_of_a_vcpu_harm_nobody,
+    state::special_registers_have_two_forms,
+    state::the_xsave_area_has_the_size_that_is_advertised,
+    state::a_frequency_is_told_and_only_that_is_taken,
+    state::the_counters_of_two_vcpus_agree,
+    state::registers_of_the_node_tell_what_a_guest_can_have,
+    state::memory_is_mapped_before_the_guest_asks,
+    state::a_vcpu_is_always_runnable,
+    state::a_vcpus_table_comes_back_as_it_was_set,
+    hostile::commands_of_other_descriptors_are_refused,
+    hostile::arguments_that_are_nowhere_are_refused,
+    hostile::arguments_that_are_cut_short_are_refused,
+    hostile::a_sign_before_a_command_changes_nothing,
+    hostile::random_commands_harm_nobody,
     signals::masks_of_other_sizes_are_refused,
     signals::a_signal_that_only_the_mask_lets_through_ends_a_run_and_waits,
     signals::a_signal_that_the_mask_blocks_does_not_end_a_run,
@@ -119,7 +134,6 @@ const CORE: &[Test] = tests![
     running::the_fpu_comes_back_as_it_was_set,
     running::guests_keep_their_fpu_apart_on_shared_cpus,
     running::the_shared_memory_is_not_believed,
-    running::hostile_states_of_a_vcpu_harm_nobody,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
     ports::an_owner_keeps_its_ports_after_its_guest_ran,
@@ -140,6 +154,7 @@ const UNABLE: &[Test] = tests![
 /// On a machine with QEMU, and a guest for it.
 const MONITOR: &[Test] = tests![
     monitor::an_unmodified_qemu_boots_a_stock_kernel,
+    monitor::the_small_monitor_starts_kernels_of_every_kind,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 

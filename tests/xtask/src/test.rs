@@ -27,7 +27,8 @@ pub const COMMAND: Command = Command {
   bare    guests on the bare port, on every emulated machine
   linux   the module in stock Debian kernels
 --kernel VERSION
-               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated",
+               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
+--machine TEXT take only the machines with this in their line, in the layer linux",
     run,
 };
 
@@ -71,6 +72,8 @@ const LAYERS: &[Layer] = &[
 struct Options {
     /// The kernels of the layer `linux`.
     kernels: Vec<Version>,
+    /// What the names of its machines contain.
+    machine: String,
 }
 
 /// Something that was not run, and why.
@@ -120,11 +123,16 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     use lexopt::prelude::*;
     let mut names: Vec<String> = Vec::new();
     let mut kernels = Vec::new();
+    let mut machine = String::new();
     while let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
         match argument {
             Long("layer") => {
                 let name = arguments.value().and_then(|value| value.string());
                 names.push(name.map_err(|error| usage(&error))?);
+            }
+            Long("machine") => {
+                let name = arguments.value().and_then(|value| value.string());
+                machine = name.map_err(|error| usage(&error))?;
             }
             Long("kernel") => {
                 let name = arguments.value().and_then(|value| value.string());
@@ -147,7 +155,10 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     if kernels.is_empty() {
         kernels.extend(VERSIONS);
     }
-    Ok((LAYERS.iter().filter(wanted).collect(), Options { kernels }))
+    Ok((
+        LAYERS.iter().filter(wanted).collect(),
+        Options { kernels, machine },
+    ))
 }
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ impl User for Bare {
         Ok(())
     }
 
+    fn read_now(&self, space: &(), hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(space, hva, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
     fn write(&self, _space: &(), hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {
         let to = at(hva, bytes.len())?;
         // SAFETY: as in `read`, and what is at `to` is the guest's: the machine

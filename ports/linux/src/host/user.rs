@@ -2,7 +2,6 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-use waterbear_hal::addr::PAGE_SHIFT;
 use waterbear_hal::{
     AllocError, Bell, BellError, HostPage, Hva, Level, Pfn, ResolveError, User, Width,
 };
@@ -59,17 +58,35 @@ impl User for Linux {
             EHWPOISON => return Err(ResolveError::Poisoned),
             _ => return Err(ResolveError::Fault),
         }
-        let level = Level::LEAVES
-            .into_iter()
-            .rev()
-            .find(|level| level.gfn_shift() + PAGE_SHIFT <= found.shift)
-            .unwrap_or(Level::L1);
         Ok(HostPage {
             pfn: Pfn(found.pfn),
             writable: found.writable,
             uncached: found.uncached,
-            level,
+            level: level(found.shift),
         })
+    }
+
+    /// A walk of the page table, which takes only what is mapped for writing
+    /// and dirty there: so the page is dirty when it is unmapped.
+    fn resolve_now(&self, space: &Mm, hva: Hva, _write: bool) -> Option<HostPage> {
+        // SAFETY: the structure is held.
+        let found = unsafe { glue::wb_resolve_now(space.0.as_ptr(), hva.0) };
+        // Frame and size of the mapping, together in a word.
+        let (pfn, shift) = (found >> 8, found as u32 & 0xff);
+        (found != 0).then(|| HostPage {
+            pfn: Pfn(pfn),
+            writable: true,
+            uncached: false,
+            level: level(shift),
+        })
+    }
+
+    /// `unsafe_get_user` with page faults disabled.
+    #[inline]
+    fn read_now(&self, space: &Mm, hva: Hva) -> Option<u64> {
+        // SAFETY: the kernel checks the address.
+        let found = unsafe { glue::wb_read_now(space.0.as_ptr(), hva.0) };
+        found.there.then_some(found.word)
     }
 
     /// `SetPageDirty`, `put_page`.
@@ -154,6 +171,15 @@ impl Drop for Eventfd {
     fn drop(&mut self) {
         // SAFETY: pairs with the reference that `bell` took.
         unsafe { glue::wb_bell_put(self.0.as_ptr()) }
+    }
+}
+
+/// The level of mappings that are `1 << shift` bytes large.
+fn level(shift: u32) -> Level {
+    match shift {
+        30.. => Level::L3,
+        21.. => Level::L2,
+        _ => Level::L1,
     }
 }
 

@@ -72,9 +72,13 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
             (&prepared.kernel, UNABLE, &prepared.modules),
         ]
     });
-    let results = pool::run(jobs.collect(), |(kernel, machine, disc)| {
-        let start = Instant::now();
+    let named = jobs.map(|(kernel, machine, disc)| {
         let name = format!("{} on {} {}", kernel.release, machine.cpu, machine.say);
+        (name, kernel, machine, disc)
+    });
+    let wanted = named.filter(|(name, ..)| name.contains(&options.machine));
+    let results = pool::run(wanted.collect(), |(name, kernel, machine, disc)| {
+        let start = Instant::now();
         let text = machine.run(kernel, disc, |line| {
             if line.starts_with("FAIL ") {
                 println!("  {line}");
