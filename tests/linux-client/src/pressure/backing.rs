@@ -26,7 +26,7 @@ fn swap_header(pages: u32) -> Vec<u8> {
 pub fn a_guest_finds_its_memory_again_that_was_swapped_out() -> Outcome {
     const DISC: &str = "/dev/ram0";
     const DISC_PAGES: u32 = 64 << 8;
-    const ENOUGH: u64 = 300;
+    const ENOUGH: u64 = 200;
     same(
         "the disc in memory",
         sys::load("/brd.ko", "rd_nr=1 rd_size=65536"),
@@ -36,13 +36,13 @@ pub fn a_guest_finds_its_memory_again_that_was_swapped_out() -> Outcome {
     let disc = CString::new(DISC).unwrap_or_default();
     // SAFETY: the name ends.
     done("swapon", unsafe { libc::swapon(disc.as_ptr(), 0) }.into())?;
-    let memory = Place::fresh(LARGE)?;
+    let memory = Place::fresh(LARGE / 2)?;
     let checked = Checked::new(2, &memory)?;
     let (out, back) = (counted("pswpout")?, counted("pswpin")?);
     let swapped = checked.meanwhile(|| {
         // Pages that were used a moment ago stay.
         for round in 0..100 {
-            if round > 3 && counted("pswpin")? > back + ENOUGH {
+            if round > 1 && counted("pswpin")? > back + ENOUGH {
                 break;
             }
             memory.advise(0, memory.size(), libc::MADV_PAGEOUT)?;
@@ -71,7 +71,7 @@ pub fn a_guest_does_not_notice_that_its_pages_migrate() -> Outcome {
     let memory = Place::fresh(LARGE / 2)?;
     let checked = Checked::new(2, &memory)?;
     checked.meanwhile(|| {
-        for round in 0..6 {
+        for round in 0..4 {
             let arrived = memory.to_node(0, memory.size(), round % 2)?;
             if arrived * PAGE < memory.size() / 2 {
                 return Err(format!("{arrived} pages are on node {}", round % 2));
@@ -98,7 +98,7 @@ pub fn a_guest_does_not_notice_that_pages_are_gathered_and_split() -> Outcome {
         same("KiB in large pages", in_large, count * (LARGE as u64 >> 10))
     };
     checked.meanwhile(|| {
-        for round in 0..3 {
+        for round in 0..2 {
             memory.advise(0, memory.size(), libc::MADV_HUGEPAGE)?;
             memory.advise(0, memory.size(), MADV_COLLAPSE)?;
             large(6)?;

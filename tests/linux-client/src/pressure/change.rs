@@ -53,7 +53,7 @@ fn nobody_writes(memory: &Place, offset: usize, size: usize) -> Outcome {
 pub fn a_guest_finds_zeros_where_memory_was_given_back() -> Outcome {
     changed(|checked, memory, offset, size| {
         checked.zeros(true);
-        for _ in 0..20 {
+        for _ in 0..5 {
             memory.advise(offset, size, libc::MADV_DONTNEED)?;
         }
         Ok(())
