@@ -225,7 +225,7 @@ unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
 	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
 	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
 	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
-	if (!pfn_valid(pfn) || !PageSwapBacked(pfn_to_page(pfn)))
+	if (!pfn_valid(pfn) || !folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
 		return 0;
 	return pfn << 8 | shift;
 }
