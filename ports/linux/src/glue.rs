@@ -35,6 +35,13 @@ opaque! {
     NotifierStruct
 }
 
+/// A word of user memory, if it is there.
+#[repr(C)]
+pub struct Word {
+    pub word: u64,
+    pub there: bool,
+}
+
 /// `struct wb_page`.
 #[repr(C)]
 #[derive(Default)]
@@ -44,13 +51,6 @@ pub struct FoundPage {
     pub shift: c_uint,
     pub writable: bool,
     pub uncached: bool,
-}
-
-/// A word of user memory, if it is there.
-#[repr(C)]
-pub struct Word {
-    pub word: u64,
-    pub there: bool,
 }
 
 /// What a descriptor is for.

@@ -76,6 +76,7 @@ impl User for Linux {
         (found != 0).then(|| HostPage {
             pfn: Pfn(pfn),
             writable: true,
+            // Only memory is looked at.
             uncached: false,
             level: level(shift),
         })

@@ -46,14 +46,6 @@ impl User for SlimHost {
 
     type Space = ();
 
-    const HAS_BELLS: bool = false;
-
-    type Bell = NoBell;
-
-    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
-        Err(BellError::NoDescriptor)
-    }
-
     #[inline]
     fn resolve(&self, _space: &(), hva: Hva, _write: bool) -> Result<HostPage, ResolveError> {
         Ok(HostPage {

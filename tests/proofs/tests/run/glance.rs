@@ -29,11 +29,11 @@ fn put(bench: &Bench, at: u64, bytes: &[u8]) {
 /// A guest in 64-bit mode whose addresses are physical ones, with `code` at `rip`.
 fn guest(code: &[u8], rip: u64) -> Bench {
     let mut bench = Bench::long();
-    put(&bench, TABLES, &(TABLES + 0x1000 | 0x27).to_le_bytes());
+    put(&bench, TABLES, &((TABLES + 0x1000) | 0x27).to_le_bytes());
     put(
         &bench,
         TABLES + 0x1000,
-        &(TABLES + 0x2000 | 0x27).to_le_bytes(),
+        &((TABLES + 0x2000) | 0x27).to_le_bytes(),
     );
     put(&bench, TABLES + 0x2000, &0xe7_u64.to_le_bytes());
     *bench.guest().control(Control::Cr3) = TABLES;
@@ -228,7 +228,7 @@ fn a_move_that_does_not_fit_what_the_cpu_said_is_executed_in_full() {
         let code = [0x89, 0x03];
         let mut bench = guest(&code, MIDDLE);
         registers(&mut bench);
-        bench.guest().regs.general[Regs::RBX] = DEVICE + (offset | 0x20) & !0x4;
+        bench.guest().regs.general[Regs::RBX] = (DEVICE + (offset | 0x20)) & !0x4;
         let gpa = Gpa(DEVICE + offset);
         let access = Access {
             write,
