@@ -98,7 +98,8 @@ pub fn unload(name: &str) -> Result<(), i32> {
 
 /// Runs `child` in a process of its own, which ends with the returned status.
 pub fn fork(child: impl FnOnce() -> i32) -> Result<i32, i32> {
-    // SAFETY: this process has one thread.
+    // SAFETY: the C library keeps its own state whole, and of what other threads may have left
+    // half done the child uses nothing.
     match unsafe { libc::fork() } {
         0 => {
             let status = child();
