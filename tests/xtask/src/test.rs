@@ -29,7 +29,8 @@ pub const COMMAND: Command = Command {
   linux   the module in stock Debian kernels
   freebsd the FreeBSD module as its loader sees it
 --kernel VERSION
-               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated",
+               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
+--machine TEXT take only the machines with this in their line, in the layer linux",
     run,
 };
 
@@ -77,6 +78,8 @@ const LAYERS: &[Layer] = &[
 struct Options {
     /// The kernels of the layer `linux`.
     kernels: Vec<Version>,
+    /// What the names of its machines contain.
+    machine: String,
 }
 
 /// Something that was not run, and why.
@@ -126,11 +129,16 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     use lexopt::prelude::*;
     let mut names: Vec<String> = Vec::new();
     let mut kernels = Vec::new();
+    let mut machine = String::new();
     while let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
         match argument {
             Long("layer") => {
                 let name = arguments.value().and_then(|value| value.string());
                 names.push(name.map_err(|error| usage(&error))?);
+            }
+            Long("machine") => {
+                let name = arguments.value().and_then(|value| value.string());
+                machine = name.map_err(|error| usage(&error))?;
             }
             Long("kernel") => {
                 let name = arguments.value().and_then(|value| value.string());
@@ -153,7 +161,10 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     if kernels.is_empty() {
         kernels.extend(VERSIONS);
     }
-    Ok((LAYERS.iter().filter(wanted).collect(), Options { kernels }))
+    Ok((
+        LAYERS.iter().filter(wanted).collect(),
+        Options { kernels, machine },
+    ))
 }
 
 #[cfg(test)]
