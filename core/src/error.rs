@@ -1,5 +1,5 @@
 //! What can go wrong, before a port turns it into a number.
-use waterbear_hal::{AllocError, Gpa, ResolveError};
+use waterbear_hal::{AllocError, BellError, Gpa, ResolveError};
 
 /// Why an operation did not happen. Whoever returns one has changed nothing.
 ///
@@ -29,6 +29,10 @@ pub enum Error {
     NotSupported,
     /// The VM is dead (EIO).
     Dead,
+    /// There is no such descriptor (EBADF).
+    NoDescriptor,
+    /// There are as many as there may be (ENOSPC).
+    Full,
 }
 
 impl From<AllocError> for Error {
@@ -56,6 +60,16 @@ impl From<ResolveError> for Error {
             ResolveError::Poisoned => Error::Poisoned,
             ResolveError::Interrupted => Error::Interrupted,
             ResolveError::NoMemory => Error::NoMemory,
+        }
+    }
+}
+
+impl From<BellError> for Error {
+    fn from(error: BellError) -> Self {
+        match error {
+            BellError::NoDescriptor => Error::NoDescriptor,
+            BellError::NotABell => Error::Invalid,
+            BellError::NoMemory => Error::NoMemory,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! - [`page_track`]: outside users that see the guest's writes.
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
+//! - [`bus`]: writes to devices that the kernel takes for its owner.
 //! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
@@ -27,7 +28,7 @@
 //! The crate denies unsafe code. The modules that need it say so below, each
 //! is small, and each block gives its reason:
 //!
-//! - [`mem`]: the host's heap as an allocator, and shared ownership;
+//! - [`mem`]: the host's heap as an allocator, shared ownership, pages that user space maps;
 //! - [`lock`]: the host's locks, owning what they protect;
 //! - [`once`]: an array that is allocated when its first user comes;
 //! - [`once_table`]: a table whose places are filled once, while others read;
@@ -38,6 +39,7 @@
 
 pub mod abi;
 pub mod arch;
+pub mod bus;
 pub mod emulate;
 pub mod error;
 pub mod exit;

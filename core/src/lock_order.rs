@@ -10,7 +10,9 @@
 //! | 30 | [`USAGE`] | mutex | the count of users of hardware virtualisation | yes | vendor, hotplug |
 //! | 40 | [`VM_LIST`] | mutex | how many VMs there are and whether more may come | yes | vendor, hotplug |
 //! | 43 | [`VCPU`] | mutex | a vCPU's state; one thread runs it at a time | yes | nothing |
+//! | 44 | [`BUS`] | mutex | which writes to devices the kernel takes | yes | nothing |
 //! | 45 | [`TRACKERS`] | mutex | which outside users see the guest's writes | yes | nothing |
+//! | 48 | [`WRITE_LOG`] | mutex | the page of writes that wait for the owner | yes | a vCPU's, a bus read section |
 //! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | trackers |
 //! | 55 | what an outside user's callbacks take | the user's | what it knows of guest memory | yes | slots, a tracker read section |
 //! | 60 | [`SLOTS_ARCH`] | mutex | "read the set, prepare, publish"; lazy activation | yes | slots, an outside user's, a slot read section |
@@ -47,6 +49,14 @@ class! {
 class! {
     /// Held while a vCPU runs or its state is looked at.
     VCPU, "vcpu_lock", 43, Sleeping
+}
+class! {
+    /// Serialises changes of what the bus takes.
+    BUS, "bus_lock", 44, Sleeping
+}
+class! {
+    /// One vCPU at a time appends to the page of writes that wait.
+    WRITE_LOG, "write_log_lock", 48, Sleeping
 }
 class! {
     /// Serialises the attaching and detaching of outside users.

@@ -1,16 +1,18 @@
-//! Heap memory that may run out, and shared ownership.
+//! Heap memory that may run out, shared ownership, and pages shared with user space.
 //!
 //! Boxes and vectors are those of `allocator-api2` over the host's allocator,
 //! because the standard ones abort when memory runs out. Only their fallible
 //! constructors are used.
-#![expect(unsafe_code, reason = "an allocator and a reference count")]
+#![expect(unsafe_code, reason = "an allocator, a reference count, raw pages")]
 use core::alloc::Layout;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 
 use allocator_api2::alloc::{AllocError, Allocator};
-use waterbear_hal::Hal;
+use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::sync::atomic::{AtomicUsize, Ordering, fence};
+use waterbear_hal::{Hal, Pfn};
 
 use crate::Error;
 
@@ -159,5 +161,51 @@ impl<T, H: Hal> Drop for Shared<T, H> {
         // SAFETY: this was the last handle, so nobody else refers to the
         // allocation, and `new` took it from a box over this heap.
         drop(unsafe { Box::from_raw_in(self.inner.as_ptr(), heap) });
+    }
+}
+
+/// A page that user space may map: zero at first, and anybody's to write. A port that maps it sees
+/// to it that the page is not used for anything else while it is mapped.
+///
+/// # Invariants
+///
+/// `pfn` is one page of `hal`'s `alloc_pages`, which nobody uses but as atomics.
+pub struct UserPage<H: Hal> {
+    hal: H,
+    pfn: Pfn,
+}
+
+impl<H: Hal> UserPage<H> {
+    /// A page. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(hal: &H) -> Result<Self, Error> {
+        Ok(Self {
+            hal: hal.clone(),
+            pfn: hal.alloc_pages(1)?,
+        })
+    }
+
+    /// Its frame.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// What is in it now. User space is no part of what the model checker knows, so these are not
+    /// its atomics.
+    pub fn words(&self) -> &[AtomicU32; PAGE_SIZE as usize / 4] {
+        // SAFETY: by the invariant; it is freed only when this is dropped.
+        let start = unsafe { self.hal.pages(self.pfn) };
+        // SAFETY: a page, aligned to one, that was zeroed; only atomics are used in the kernel.
+        unsafe { start.cast().as_ref() }
+    }
+}
+
+impl<H: Hal> Drop for UserPage<H> {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant, and nobody has a reference to `self`.
+        unsafe { self.hal.free_pages(self.pfn, 1) }
     }
 }

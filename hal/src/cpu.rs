@@ -192,6 +192,29 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
     fn tsc(&self) -> u64;
 
+    /// Has the host set and clear bits of this CPU's CR4. A host that keeps a
+    /// copy of the register must: it would undo what is written behind its
+    /// back. False where the host keeps none; then nothing was done. Interrupts
+    /// off.
+    ///
+    /// Linux: `cr4_update_irqsoff`. FreeBSD: false.
+    ///
+    /// # Safety
+    ///
+    /// The CPU lets these bits be set and cleared now, and the host expects it.
+    unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
+        let _ = (set, clear);
+        false
+    }
+
+    /// The limit of this CPU's task register has become 103, which cuts an I/O
+    /// bitmap off. A host whose threads may have one sees to it that the
+    /// register is loaded again before such a thread is in user space.
+    /// Interrupts off.
+    ///
+    /// Linux: `invalidate_tss_limit`. FreeBSD: `ltr`.
+    fn task_register_was_cut(&self) {}
+
     /// Makes a wait queue. May sleep.
     ///
     /// Linux: `init_swait_queue_head`. FreeBSD: `mtx_init`, `cv_init`.

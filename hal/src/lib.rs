@@ -12,7 +12,7 @@
 //! | [`Lock`] | mutexes and a spinning reader-writer lock, each with a class |
 //! | [`Cpu`] | which CPU this is, interrupts, kicks, calls on CPUs, sleeping |
 //! | [`Fpu`] | keeping a guest's FPU state apart from the host's |
-//! | [`User`] | user addresses to page frames and to bytes |
+//! | [`User`] | user addresses to page frames and to bytes, descriptors to bells |
 //! | [`Log`] | the kernel log |
 //!
 //! Every item says what it costs its caller: whether it may sleep, whether
@@ -24,6 +24,7 @@
 #![cfg_attr(not(loom), no_std)]
 
 pub mod addr;
+pub mod bell;
 pub mod cpu;
 pub mod fpu;
 pub mod lock;
@@ -34,6 +35,7 @@ pub mod sync;
 pub mod user;
 
 pub use addr::{Gfn, Gpa, Hpa, Hva, Level, Pfn};
+pub use bell::{Bell, BellError, NoBell};
 pub use cpu::{Cpu, CpuId, CpuSet, IrqOff, Pinned, WaitQueue};
 pub use fpu::Fpu;
 pub use lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};

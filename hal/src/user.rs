@@ -1,6 +1,7 @@
 //! User memory: what the VM's owner has at an address, as a page frame and as
-//! bytes.
+//! bytes. And its descriptors, as far as they are bells.
 use crate::addr::{Hva, Level, Pfn};
+use crate::bell::{Bell, BellError};
 
 /// A host page that backs guest memory.
 ///
@@ -191,4 +192,19 @@ pub trait User {
         old: u64,
         new: u64,
     ) -> Result<u64, ResolveError>;
+
+    /// Whether the host has bells.
+    const HAS_BELLS: bool;
+
+    /// What can be rung. [`NoBell`](crate::NoBell) where there is nothing.
+    type Bell: Bell;
+
+    /// The bell behind a descriptor of the calling process, with a reference. May sleep.
+    ///
+    /// Linux: `eventfd_ctx_fdget`. FreeBSD, after 15.0: `eventfd_get`.
+    ///
+    /// # Errors
+    ///
+    /// As [`BellError`] says.
+    fn bell(&self, descriptor: i32) -> Result<Self::Bell, BellError>;
 }

@@ -120,6 +120,7 @@ impl<H: Hal> VmxVcpu<H> {
             return;
         };
         self.host.restore();
+        self.machine.cpus.cut_task_register();
         // SAFETY: on the CPU of `begin`, with interrupts off since.
         unsafe {
             swap::out(

@@ -12,8 +12,12 @@ use crate::run::Leave;
 /// Where the data of port accesses are: in the second page.
 pub const IO_DATA: usize = 4096;
 
-/// The shared memory: [`VCPU_MAP_SIZE`](super::system::VCPU_MAP_SIZE) bytes,
-/// zero at first. A port provides it, because a port maps it.
+/// The size of the shared memory: the page of `kvm_run`, and one for the data
+/// of port accesses.
+pub const AREA_SIZE: usize = 2 * 4096;
+
+/// The shared memory: [`AREA_SIZE`] bytes, zero at first. A port provides it,
+/// because a port maps it.
 pub trait RunArea: Send + Sync {
     /// Reads bytes from `offset` on, each of them once. Bytes beyond the end
     /// read as 0.

@@ -2,6 +2,7 @@
 
 // From linux-libc-dev 6.1.187-1.
 
+pub const KVM_COALESCED_MMIO_PAGE_OFFSET: u32 = 2;
 pub const KVM_DIRTY_LOG_PAGE_OFFSET: u32 = 64;
 pub const KVM_CPUID_FLAG_SIGNIFCANT_INDEX: u32 = 1;
 pub const KVM_CPUID_FLAG_STATEFUL_FUNC: u32 = 2;
@@ -77,6 +78,11 @@ pub const KVM_MP_STATE_OPERATING: u32 = 7;
 pub const KVM_MP_STATE_LOAD: u32 = 8;
 pub const KVM_MP_STATE_AP_RESET_HOLD: u32 = 9;
 pub const KVM_MP_STATE_SUSPENDED: u32 = 10;
+pub const KVM_IOEVENTFD_FLAG_DATAMATCH: u32 = 1;
+pub const KVM_IOEVENTFD_FLAG_PIO: u32 = 2;
+pub const KVM_IOEVENTFD_FLAG_DEASSIGN: u32 = 4;
+pub const KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY: u32 = 8;
+pub const KVM_IOEVENTFD_VALID_FLAG_MASK: u32 = 31;
 pub const KVM_GET_API_VERSION: u32 = 44544;
 pub const KVM_CREATE_VM: u32 = 44545;
 pub const KVM_GET_MSR_INDEX_LIST: u32 = 3221532162;
@@ -303,6 +309,9 @@ pub const KVM_CAP_VM_DISABLE_NX_HUGE_PAGES: u32 = 220;
 pub const KVM_CAP_S390_ZPCI_OP: u32 = 221;
 pub const KVM_CAP_S390_CPU_TOPOLOGY: u32 = 222;
 pub const KVM_CAP_DIRTY_LOG_RING_ACQ_REL: u32 = 223;
+pub const KVM_CLOCK_TSC_STABLE: u32 = 2;
+pub const KVM_CLOCK_REALTIME: u32 = 4;
+pub const KVM_CLOCK_HOST_TSC: u32 = 8;
 pub const KVM_CREATE_DEVICE_TEST: u32 = 1;
 pub const KVM_SET_MEMORY_REGION: u32 = 1075359296;
 pub const KVM_CREATE_VCPU: u32 = 44609;
@@ -319,9 +328,12 @@ pub const KVM_SET_IRQCHIP: u32 = 2181607011;
 pub const KVM_CREATE_PIT: u32 = 44644;
 pub const KVM_GET_PIT: u32 = 3225988709;
 pub const KVM_SET_PIT: u32 = 2152246886;
+pub const KVM_REGISTER_COALESCED_MMIO: u32 = 1074835047;
+pub const KVM_UNREGISTER_COALESCED_MMIO: u32 = 1074835048;
 pub const KVM_SET_GSI_ROUTING: u32 = 1074310762;
 pub const KVM_CREATE_PIT2: u32 = 1077980791;
 pub const KVM_SET_BOOT_CPU_ID: u32 = 44664;
+pub const KVM_IOEVENTFD: u32 = 1077980793;
 pub const KVM_SET_CLOCK: u32 = 1076932219;
 pub const KVM_GET_CLOCK: u32 = 2150674044;
 pub const KVM_GET_PIT2: u32 = 2154868383;
@@ -364,6 +376,7 @@ pub const KVM_GET_XCRS: u32 = 2173218470;
 pub const KVM_SET_XCRS: u32 = 1099476647;
 pub const KVM_GET_ONE_REG: u32 = 1074835115;
 pub const KVM_SET_ONE_REG: u32 = 1074835116;
+pub const KVM_KVMCLOCK_CTRL: u32 = 44717;
 pub const KVM_GET_REG_LIST: u32 = 3221794480;
 pub const KVM_GET_NESTED_STATE: u32 = 3229658814;
 pub const KVM_SET_NESTED_STATE: u32 = 1082175167;
@@ -373,10 +386,32 @@ pub const KVM_GET_SREGS2: u32 = 2168499916;
 pub const KVM_SET_SREGS2: u32 = 1094758093;
 pub const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: u32 = 1;
 pub const KVM_DIRTY_LOG_INITIALLY_SET: u32 = 2;
+pub const KVM_STATS_TYPE_SHIFT: u32 = 0;
+pub const KVM_STATS_TYPE_MASK: u32 = 15;
+pub const KVM_STATS_TYPE_CUMULATIVE: u32 = 0;
+pub const KVM_STATS_TYPE_INSTANT: u32 = 1;
+pub const KVM_STATS_TYPE_PEAK: u32 = 2;
+pub const KVM_STATS_TYPE_LINEAR_HIST: u32 = 3;
+pub const KVM_STATS_TYPE_LOG_HIST: u32 = 4;
+pub const KVM_STATS_TYPE_MAX: u32 = 4;
+pub const KVM_STATS_UNIT_SHIFT: u32 = 4;
+pub const KVM_STATS_UNIT_MASK: u32 = 240;
+pub const KVM_STATS_UNIT_NONE: u32 = 0;
+pub const KVM_STATS_UNIT_BYTES: u32 = 16;
+pub const KVM_STATS_UNIT_SECONDS: u32 = 32;
+pub const KVM_STATS_UNIT_CYCLES: u32 = 48;
+pub const KVM_STATS_UNIT_BOOLEAN: u32 = 64;
+pub const KVM_STATS_UNIT_MAX: u32 = 64;
+pub const KVM_STATS_BASE_SHIFT: u32 = 8;
+pub const KVM_STATS_BASE_MASK: u32 = 3840;
+pub const KVM_STATS_BASE_POW10: u32 = 0;
+pub const KVM_STATS_BASE_POW2: u32 = 256;
+pub const KVM_STATS_BASE_MAX: u32 = 256;
 pub const KVM_GET_STATS_FD: u32 = 44750;
 pub const KVM_GET_XSAVE2: u32 = 2415963855;
 pub type __u8 = core::ffi::c_uchar;
 pub type __u16 = core::ffi::c_ushort;
+pub type __s32 = core::ffi::c_int;
 pub type __u32 = core::ffi::c_uint;
 pub type __u64 = core::ffi::c_ulonglong;
 #[repr(C)]
@@ -1809,6 +1844,77 @@ const _: () = {
     ["Offset of field: kvm_run::s"][::core::mem::offset_of!(kvm_run, s) - 304usize];
 };
 #[repr(C)]
+#[derive(Copy, Clone)]
+pub struct kvm_coalesced_mmio_zone {
+    pub addr: __u64,
+    pub size: __u32,
+    pub __bindgen_anon_1: kvm_coalesced_mmio_zone__bindgen_ty_1,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union kvm_coalesced_mmio_zone__bindgen_ty_1 {
+    pub pad: __u32,
+    pub pio: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_coalesced_mmio_zone__bindgen_ty_1"]
+        [::core::mem::size_of::<kvm_coalesced_mmio_zone__bindgen_ty_1>() - 4usize];
+    ["Alignment of kvm_coalesced_mmio_zone__bindgen_ty_1"]
+        [::core::mem::align_of::<kvm_coalesced_mmio_zone__bindgen_ty_1>() - 4usize];
+    ["Offset of field: kvm_coalesced_mmio_zone__bindgen_ty_1::pad"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio_zone__bindgen_ty_1, pad) - 0usize];
+    ["Offset of field: kvm_coalesced_mmio_zone__bindgen_ty_1::pio"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio_zone__bindgen_ty_1, pio) - 0usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_coalesced_mmio_zone"]
+        [::core::mem::size_of::<kvm_coalesced_mmio_zone>() - 16usize];
+    ["Alignment of kvm_coalesced_mmio_zone"]
+        [::core::mem::align_of::<kvm_coalesced_mmio_zone>() - 8usize];
+    ["Offset of field: kvm_coalesced_mmio_zone::addr"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio_zone, addr) - 0usize];
+    ["Offset of field: kvm_coalesced_mmio_zone::size"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio_zone, size) - 8usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct kvm_coalesced_mmio {
+    pub phys_addr: __u64,
+    pub len: __u32,
+    pub __bindgen_anon_1: kvm_coalesced_mmio__bindgen_ty_1,
+    pub data: [__u8; 8usize],
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union kvm_coalesced_mmio__bindgen_ty_1 {
+    pub pad: __u32,
+    pub pio: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_coalesced_mmio__bindgen_ty_1"]
+        [::core::mem::size_of::<kvm_coalesced_mmio__bindgen_ty_1>() - 4usize];
+    ["Alignment of kvm_coalesced_mmio__bindgen_ty_1"]
+        [::core::mem::align_of::<kvm_coalesced_mmio__bindgen_ty_1>() - 4usize];
+    ["Offset of field: kvm_coalesced_mmio__bindgen_ty_1::pad"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio__bindgen_ty_1, pad) - 0usize];
+    ["Offset of field: kvm_coalesced_mmio__bindgen_ty_1::pio"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio__bindgen_ty_1, pio) - 0usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_coalesced_mmio"][::core::mem::size_of::<kvm_coalesced_mmio>() - 24usize];
+    ["Alignment of kvm_coalesced_mmio"][::core::mem::align_of::<kvm_coalesced_mmio>() - 8usize];
+    ["Offset of field: kvm_coalesced_mmio::phys_addr"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio, phys_addr) - 0usize];
+    ["Offset of field: kvm_coalesced_mmio::len"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio, len) - 8usize];
+    ["Offset of field: kvm_coalesced_mmio::data"]
+        [::core::mem::offset_of!(kvm_coalesced_mmio, data) - 16usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct kvm_interrupt {
     pub irq: __u32,
@@ -1901,6 +2007,29 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct kvm_ioeventfd {
+    pub datamatch: __u64,
+    pub addr: __u64,
+    pub len: __u32,
+    pub fd: __s32,
+    pub flags: __u32,
+    pub pad: [__u8; 36usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_ioeventfd"][::core::mem::size_of::<kvm_ioeventfd>() - 64usize];
+    ["Alignment of kvm_ioeventfd"][::core::mem::align_of::<kvm_ioeventfd>() - 8usize];
+    ["Offset of field: kvm_ioeventfd::datamatch"]
+        [::core::mem::offset_of!(kvm_ioeventfd, datamatch) - 0usize];
+    ["Offset of field: kvm_ioeventfd::addr"][::core::mem::offset_of!(kvm_ioeventfd, addr) - 8usize];
+    ["Offset of field: kvm_ioeventfd::len"][::core::mem::offset_of!(kvm_ioeventfd, len) - 16usize];
+    ["Offset of field: kvm_ioeventfd::fd"][::core::mem::offset_of!(kvm_ioeventfd, fd) - 20usize];
+    ["Offset of field: kvm_ioeventfd::flags"]
+        [::core::mem::offset_of!(kvm_ioeventfd, flags) - 24usize];
+    ["Offset of field: kvm_ioeventfd::pad"][::core::mem::offset_of!(kvm_ioeventfd, pad) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct kvm_enable_cap {
     pub cap: __u32,
     pub flags: __u32,
@@ -1918,4 +2047,58 @@ const _: () = {
         [::core::mem::offset_of!(kvm_enable_cap, args) - 8usize];
     ["Offset of field: kvm_enable_cap::pad"]
         [::core::mem::offset_of!(kvm_enable_cap, pad) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kvm_clock_data {
+    pub clock: __u64,
+    pub flags: __u32,
+    pub pad0: __u32,
+    pub realtime: __u64,
+    pub host_tsc: __u64,
+    pub pad: [__u32; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_clock_data"][::core::mem::size_of::<kvm_clock_data>() - 48usize];
+    ["Alignment of kvm_clock_data"][::core::mem::align_of::<kvm_clock_data>() - 8usize];
+    ["Offset of field: kvm_clock_data::clock"]
+        [::core::mem::offset_of!(kvm_clock_data, clock) - 0usize];
+    ["Offset of field: kvm_clock_data::flags"]
+        [::core::mem::offset_of!(kvm_clock_data, flags) - 8usize];
+    ["Offset of field: kvm_clock_data::pad0"]
+        [::core::mem::offset_of!(kvm_clock_data, pad0) - 12usize];
+    ["Offset of field: kvm_clock_data::realtime"]
+        [::core::mem::offset_of!(kvm_clock_data, realtime) - 16usize];
+    ["Offset of field: kvm_clock_data::host_tsc"]
+        [::core::mem::offset_of!(kvm_clock_data, host_tsc) - 24usize];
+    ["Offset of field: kvm_clock_data::pad"]
+        [::core::mem::offset_of!(kvm_clock_data, pad) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kvm_stats_header {
+    pub flags: __u32,
+    pub name_size: __u32,
+    pub num_desc: __u32,
+    pub id_offset: __u32,
+    pub desc_offset: __u32,
+    pub data_offset: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of kvm_stats_header"][::core::mem::size_of::<kvm_stats_header>() - 24usize];
+    ["Alignment of kvm_stats_header"][::core::mem::align_of::<kvm_stats_header>() - 4usize];
+    ["Offset of field: kvm_stats_header::flags"]
+        [::core::mem::offset_of!(kvm_stats_header, flags) - 0usize];
+    ["Offset of field: kvm_stats_header::name_size"]
+        [::core::mem::offset_of!(kvm_stats_header, name_size) - 4usize];
+    ["Offset of field: kvm_stats_header::num_desc"]
+        [::core::mem::offset_of!(kvm_stats_header, num_desc) - 8usize];
+    ["Offset of field: kvm_stats_header::id_offset"]
+        [::core::mem::offset_of!(kvm_stats_header, id_offset) - 12usize];
+    ["Offset of field: kvm_stats_header::desc_offset"]
+        [::core::mem::offset_of!(kvm_stats_header, desc_offset) - 16usize];
+    ["Offset of field: kvm_stats_header::data_offset"]
+        [::core::mem::offset_of!(kvm_stats_header, data_offset) - 20usize];
 };

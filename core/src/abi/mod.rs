@@ -11,7 +11,7 @@
 //! | [`capability`] | what the interface says of itself |
 //! | [`system`] | commands of the device node |
 //! | [`vm`] | commands of a VM's descriptor |
-//! | `log` | the dirty log, as the interface has it |
+//! | `log`, `devices` | the dirty log and the bus, as the interface has them |
 //! | [`vcpu`] | commands of a vCPU's descriptor |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
 //! | `registers`, `msrs`, `cpuid`, `fpu`, `events` | a vCPU's state, as the interface has it |
@@ -23,6 +23,7 @@ pub mod area;
 pub mod bytes;
 pub mod capability;
 mod cpuid;
+mod devices;
 mod events;
 mod fpu;
 #[expect(

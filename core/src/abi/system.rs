@@ -5,9 +5,10 @@ use super::{Answer, Caller, Failure, Reply, capability, cpuid, kvm, msrs, no_arg
 use crate::Error;
 use crate::run::cpuid::HostCpuid;
 
-/// The size of what a vCPU's descriptor maps, in bytes: the page of `kvm_run`,
-/// one for the data of port accesses, one for the ring of coalesced writes.
-pub const VCPU_MAP_SIZE: u32 = 3 * 4096;
+/// The size of what a vCPU's descriptor maps, in bytes: the two pages of its
+/// [`RunArea`](super::RunArea), and the page of the VM's in which
+/// [coalesced writes](crate::bus) wait.
+pub const VCPU_MAP_SIZE: u32 = (kvm::KVM_COALESCED_MMIO_PAGE_OFFSET + 1) * 4096;
 
 /// Carries out a command; `host` is the machine's CPUID. May sleep.
 ///
@@ -29,7 +30,7 @@ pub fn command<H: Hal>(
             no_argument(argument)?;
             Ok(Reply::Value(kvm::KVM_API_VERSION))
         }
-        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(argument))),
+        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value::<H>(argument))),
         kvm::KVM_GET_VCPU_MMAP_SIZE => {
             no_argument(argument)?;
             Ok(Reply::Value(VCPU_MAP_SIZE))

@@ -68,7 +68,7 @@ impl<H: Hal> VmFile<H> {
     /// As the interface says for each.
     pub fn command(&self, caller: &impl Caller, command: u32, argument: u64) -> Answer {
         match command {
-            kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(argument))),
+            kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value::<H>(argument))),
             kvm::KVM_SET_USER_MEMORY_REGION => self.set_region(caller, argument),
             kvm::KVM_GET_DIRTY_LOG => self.get_dirty_log(caller, argument),
             kvm::KVM_CLEAR_DIRTY_LOG => self.clear_dirty_log(caller, argument),
@@ -83,6 +83,9 @@ impl<H: Hal> VmFile<H> {
                 DONE
             }
             kvm::KVM_SET_GSI_ROUTING => Err(Error::Invalid.into()),
+            kvm::KVM_REGISTER_COALESCED_MMIO => self.add_zone(caller, argument),
+            kvm::KVM_UNREGISTER_COALESCED_MMIO => self.remove_zones(caller, argument),
+            kvm::KVM_IOEVENTFD if H::HAS_BELLS => self.listen(caller, argument),
             kvm::KVM_CREATE_VCPU => self.may_create_vcpu(argument),
             _ => Err(Failure::Unknown),
         }

@@ -124,7 +124,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         match result {
             Ok(Done::Retired | Done::Repeats) => {
                 self.retired(vendor, steps);
-                Ok(self.tell_devices())
+                Ok(self.tell_devices(vm))
             }
             Err(Stop::Exception(exception)) => {
                 self.events.raise(exception);
@@ -147,14 +147,14 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// What the instruction writes to devices goes out, one access at a time.
-    pub(super) fn tell_devices(&mut self) -> Step {
-        match self.devices.take_write() {
-            None => Step::Resume,
-            Some(write) => {
+    pub(super) fn tell_devices(&mut self, vm: &Vm<H>) -> Step {
+        while let Some(write) = self.devices.take_write() {
+            if !vm.bus().write(write.target, write.bytes()) {
                 self.pending = Pending::Write;
-                self.ask_device(write, true)
+                return self.ask_device(write, true);
             }
         }
+        Step::Resume
     }
 
     fn ask_device(&mut self, fragment: Fragment, write: bool) -> Step {

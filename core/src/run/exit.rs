@@ -39,7 +39,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 Step::Resume
             }
             Pending::Read => self.complete_read(vm, vendor)?,
-            Pending::Write => self.tell_devices(),
+            Pending::Write => self.tell_devices(vm),
             Pending::Together => self.complete_together(vm, vendor)?,
         };
         match step {
@@ -132,7 +132,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             }
             Exit::ReadMsr => self.execute_rdmsr(vendor),
             Exit::WriteMsr => self.execute_wrmsr(vendor),
-            Exit::Io(io) => return Ok(self.port(vendor, io, length)),
+            Exit::Io(io) => return Ok(self.port(vm, vendor, io, length)),
             Exit::Halt => {
                 leave = Some(Leave::Halted);
                 self.privileged(vendor)

@@ -6,13 +6,16 @@ use waterbear_hal::Hal;
 use super::exit::Step;
 use super::leave::Leave;
 use super::{GuestCpu, Pending};
+use crate::emulate::Target;
 use crate::exit::IoExit;
 use crate::regs::Regs;
 use crate::vendor::Vendor;
+use crate::vm::Vm;
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
-    /// IN or OUT of RAX: the owner's devices act, the next run goes on behind the instruction.
-    pub(super) fn port(&mut self, vendor: &V, io: IoExit, length: u8) -> Step {
+    /// IN or OUT of RAX: the owner's devices act, and the next run goes on behind the
+    /// instruction, unless the kernel takes what is written.
+    pub(super) fn port(&mut self, vm: &Vm<H>, vendor: &V, io: IoExit, length: u8) -> Step {
         let IoExit {
             port, size, input, ..
         } = io;
@@ -23,6 +26,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         } else {
             let rax = vendor.regs(self.runner.state()).get(Regs::RAX as u8);
             self.put_data(&rax.to_le_bytes());
+            if vm.bus().write(Target::Port(port), self.data()) {
+                self.skip(vendor, length);
+                return Step::Resume;
+            }
             self.pending = Pending::Out { length };
         }
         Step::Leave(Leave::Io {

@@ -39,6 +39,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
         let mut machine = InKernel::new(self, vm, vendor, emulated);
         let batch = batch(instruction, &mut machine)?;
+        // What the kernel takes, it takes one by one.
+        if !batch.input && vm.bus().wants_port(batch.port) {
+            return None;
+        }
         let kind = if batch.input { Kind::Write } else { Kind::Read };
         let wanted = machine.wanted(kind);
         let gpa = machine.gpa(batch.linear, wanted).ok()?;

@@ -20,6 +20,7 @@ pub mod track;
 use waterbear_hal::{Gfn, Hal, Level};
 
 use crate::Error;
+use crate::bus::Bus;
 use crate::memslot::{Memslots, Slot, SlotSet};
 use crate::page_track::Trackers;
 use crate::request::Request;
@@ -45,6 +46,8 @@ pub struct Vm<H: Hal> {
     pub(crate) vcpus: Vcpus<H>,
     /// Who is told what the guest writes.
     pub(crate) trackers: Trackers<H>,
+    /// What is done about its writes to devices.
+    bus: Bus<H>,
 }
 
 impl<H: Hal> Vm<H> {
@@ -67,6 +70,7 @@ impl<H: Hal> Vm<H> {
             mmu: Mmu::new(hal, format, dirty)?,
             vcpus: Vcpus::new(hal),
             trackers: Trackers::new(hal)?,
+            bus: Bus::new(hal)?,
         })
     }
 
@@ -83,6 +87,11 @@ impl<H: Hal> Vm<H> {
     /// The second-level page tables.
     pub fn mmu(&self) -> &Mmu<H> {
         &self.mmu
+    }
+
+    /// What is done about writes to devices.
+    pub fn bus(&self) -> &Bus<H> {
+        &self.bus
     }
 
     /// The vCPUs.

@@ -10,11 +10,13 @@ pub const fn errno(error: Error) -> i32 {
         Error::NotFound => 2,
         Error::Interrupted => 4,
         Error::Dead => 5,
+        Error::NoDescriptor => 9,
         Error::NoMemory => 12,
         Error::Fault | Error::Poisoned => 14,
         Error::Busy => 16,
         Error::Exists => 17,
         Error::Invalid => 22,
+        Error::Full => 28,
         Error::Again => 35,
         Error::NotSupported => 45,
     }

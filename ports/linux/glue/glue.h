@@ -12,6 +12,7 @@
 #include <linux/cpumask.h>
 #include <linux/types.h>
 
+struct eventfd_ctx;
 struct file;
 struct fpu_guest;
 struct mm_struct;
@@ -67,6 +68,8 @@ unsigned int wb_next_online(unsigned int from);
 void wb_hold_cpus(void);
 void wb_unhold_cpus(void);
 void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
+void wb_change_cr4(unsigned long set, unsigned long clear);
+void wb_task_register_was_cut(void);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);
@@ -100,6 +103,11 @@ bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
 bool wb_copy_in(void *to, unsigned long from, size_t size);
 bool wb_copy_out(unsigned long to, const void *from, size_t size);
 
+/* Bells. */
+struct eventfd_ctx *wb_bell_get(int descriptor, int *error);
+void wb_bell_ring(struct eventfd_ctx *bell);
+void wb_bell_put(struct eventfd_ctx *bell);
+
 /* Change notifications. */
 struct wb_notifier *wb_notifier_new(void);
 int wb_notifier_start(struct wb_notifier *notifier, const void *vm);
@@ -114,7 +122,6 @@ bool waterbear_is_young(const void *vm, unsigned long start, unsigned long end);
 /* The log. */
 void wb_info(const char *text, int length);
 void wb_bug(const char *text, int length);
-void wb_last_words(const char *text, int length);
 
 /* The module. */
 int waterbear_init(void);

@@ -17,8 +17,11 @@
 #include <linux/srcu.h>
 #include <linux/swait.h>
 #include <linux/version.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
+#include <asm/perf_event.h>
+#include <asm/tlbflush.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
 #include <trace/events/ipi.h>
 #endif
@@ -258,6 +261,21 @@ void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context)
 	on_each_cpu_mask(to_cpumask(cpus), call, context, true);
 }
 
+/* Processor Trace stops for VMX operation where both do not go together. */
+void wb_change_cr4(unsigned long set, unsigned long clear)
+{
+	if (set & X86_CR4_VMXE)
+		intel_pt_handle_vmx(1);
+	cr4_update_irqsoff(set, clear);
+	if (clear & X86_CR4_VMXE)
+		intel_pt_handle_vmx(0);
+}
+
+void wb_task_register_was_cut(void)
+{
+	invalidate_tss_limit();
+}
+
 bool wb_should_yield(void)
 {
 	return need_resched();
@@ -380,9 +398,4 @@ void wb_info(const char *text, int length)
 void wb_bug(const char *text, int length)
 {
 	WARN_ONCE(1, "waterbear: %.*s\n", length, text);
-}
-
-void wb_last_words(const char *text, int length)
-{
-	pr_emerg("waterbear: %.*s\n", length, text);
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* User memory: pages behind addresses, and news of their changes. */
+#include <linux/err.h>
+#include <linux/eventfd.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
@@ -7,6 +9,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #include "glue.h"
 
@@ -258,4 +261,29 @@ void wb_notifier_free(struct wb_notifier *notifier)
 		mmu_notifier_unregister(&notifier->notifier,
 					notifier->notifier.mm);
 	kfree(notifier);
+}
+
+/* NULL, and an error number in *error, if the descriptor is none of an eventfd. */
+struct eventfd_ctx *wb_bell_get(int descriptor, int *error)
+{
+	struct eventfd_ctx *bell = eventfd_ctx_fdget(descriptor);
+
+	if (!IS_ERR(bell))
+		return bell;
+	*error = -PTR_ERR(bell);
+	return NULL;
+}
+
+void wb_bell_ring(struct eventfd_ctx *bell)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	eventfd_signal(bell);
+#else
+	eventfd_signal(bell, 1);
+#endif
+}
+
+void wb_bell_put(struct eventfd_ctx *bell)
+{
+	eventfd_ctx_put(bell);
 }

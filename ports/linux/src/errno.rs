@@ -6,6 +6,8 @@ use waterbear_core::abi::Failure;
 pub const ENOMEM: i64 = 12;
 /// A signal came first.
 pub const EINTR: i64 = 4;
+/// No such descriptor.
+pub const EBADF: i32 = 9;
 /// The same inside the kernel, for calls that begin anew.
 pub const ERESTARTSYS: i64 = 512;
 /// Memory that failed in hardware.
@@ -30,12 +32,14 @@ pub const fn errno(error: Error) -> i32 {
         Error::NotFound => 2,
         Error::Interrupted => 4,
         Error::Dead => 5,
+        Error::NoDescriptor => 9,
         Error::Again => 11,
         Error::NoMemory => 12,
         Error::Fault => 14,
         Error::Busy => 16,
         Error::Exists => 17,
         Error::Invalid => 22,
+        Error::Full => 28,
         Error::NotSupported => 95,
         Error::Poisoned => 133,
     }
@@ -58,6 +62,8 @@ mod tests {
             (Error::Exists, libc::EEXIST),
             (Error::Invalid, libc::EINVAL),
             (Error::NotSupported, libc::EOPNOTSUPP),
+            (Error::NoDescriptor, libc::EBADF),
+            (Error::Full, libc::ENOSPC),
             (Error::Poisoned, libc::EHWPOISON),
         ];
         for (error, number) in wanted {
@@ -68,6 +74,7 @@ mod tests {
         let kernels = [
             (ENOMEM, libc::ENOMEM),
             (EINTR, libc::EINTR),
+            (EBADF.into(), libc::EBADF),
             (EHWPOISON, libc::EHWPOISON),
         ];
         for (ours, number) in kernels {

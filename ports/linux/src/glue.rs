@@ -29,6 +29,8 @@ opaque! {
     MmStruct
     /// `struct file`.
     FileStruct
+    /// `struct eventfd_ctx`.
+    EventfdContext
     /// `struct wb_notifier`.
     NotifierStruct
 }
@@ -88,6 +90,8 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub fn wb_change_cr4(set: c_ulong, clear: c_ulong);
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
@@ -133,13 +137,16 @@ unsafe extern "C" {
     pub fn wb_copy_in(to: *mut u8, from: c_ulong, size: usize) -> bool;
     pub fn wb_copy_out(to: c_ulong, from: *const u8, size: usize) -> bool;
 
+    pub fn wb_bell_get(descriptor: c_int, error: *mut c_int) -> *mut EventfdContext;
+    pub fn wb_bell_ring(bell: *mut EventfdContext);
+    pub fn wb_bell_put(bell: *mut EventfdContext);
+
     pub safe fn wb_notifier_new() -> *mut NotifierStruct;
     pub fn wb_notifier_start(notifier: *mut NotifierStruct, vm: *const c_void) -> c_int;
     pub fn wb_notifier_free(notifier: *mut NotifierStruct);
 
     pub fn wb_info(text: *const u8, length: c_int);
     pub fn wb_bug(text: *const u8, length: c_int);
-    pub fn wb_last_words(text: *const u8, length: c_int);
 
     pub safe fn wb_node_add() -> c_int;
     pub safe fn wb_node_remove();

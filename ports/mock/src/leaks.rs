@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     pub(crate) srcus: AtomicUsize,
     pub(crate) queues: AtomicUsize,
     pub(crate) fpus: AtomicUsize,
+    pub(crate) bells: AtomicUsize,
 }
 
 /// What is in use now.
@@ -39,6 +40,8 @@ pub struct Live {
     pub wait_queues: usize,
     /// Guests' FPU states.
     pub guest_fpus: usize,
+    /// References to bells.
+    pub bells: usize,
 }
 
 /// One object that counts as alive until it is dropped.
@@ -87,6 +90,7 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
             srcus: machine.live.srcus.load(Relaxed),
             wait_queues: machine.live.queues.load(Relaxed),
             guest_fpus: machine.live.fpus.load(Relaxed),
+            bells: machine.live.bells.load(Relaxed),
         }
     }
 

@@ -55,6 +55,7 @@ mod arena;
 #[cfg(loom)]
 #[path = "arena_loom.rs"]
 mod arena;
+mod bell;
 mod config;
 mod context;
 mod contiguous;
@@ -92,6 +93,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use arena::TABLE_BASE;
+pub use bell::Bell;
 pub use config::MockConfig;
 pub use fpu::GuestFpu;
 pub use history::{Event, History, Moment};
@@ -155,6 +157,7 @@ pub(crate) struct Machine {
     grace: grace::Grace,
     heap: memory::Heap,
     contiguous: contiguous::Contiguous,
+    descriptors: bell::Descriptors,
     inject: inject::Injector,
     live: leaks::Counters,
     recorder: history::Recorder,
@@ -177,6 +180,7 @@ impl Machine {
             grace: grace::Grace::new(),
             heap: memory::Heap::default(),
             contiguous: contiguous::Contiguous::default(),
+            descriptors: bell::Descriptors::default(),
             inject: inject::Injector::default(),
             live: leaks::Counters::default(),
             recorder: history::Recorder::default(),

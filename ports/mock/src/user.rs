@@ -1,8 +1,9 @@
 //! User addresses to data pages, and to the bytes in them.
 
 use waterbear_hal::addr::PAGE_SIZE;
-use waterbear_hal::{HostPage, Hva, Pfn, ResolveError, User, Width};
+use waterbear_hal::{BellError, HostPage, Hva, Pfn, ResolveError, User, Width};
 
+use crate::bell::Bell;
 use crate::space::Space;
 use crate::{Mock, broken};
 
@@ -103,6 +104,15 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
             });
         })?;
         Ok(seen)
+    }
+
+    const HAS_BELLS: bool = true;
+
+    type Bell = Bell;
+
+    #[track_caller]
+    fn bell(&self, descriptor: i32) -> Result<Bell, BellError> {
+        self.find_bell(descriptor)
     }
 }
 

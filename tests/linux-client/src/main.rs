@@ -4,11 +4,13 @@
 //! machine monitor would, well and badly, prints one line per test as the bare
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
+mod devices;
 mod kernel;
 mod measure;
 mod memory;
 mod monitor;
 mod node;
+mod ports;
 mod programs;
 mod running;
 mod signals;
@@ -61,6 +63,12 @@ const ABLE: &[Test] = tests![
     vcpu::memory_goes_away_under_a_guest,
     vcpu::every_write_of_a_guest_is_logged,
     vcpu::events_and_debug_registers_come_back_as_they_were_set,
+    devices::writes_wait_in_the_third_page,
+    devices::a_page_that_is_not_believed_stays_a_page,
+    devices::wrong_zones_are_refused,
+    devices::an_eventfd_counts_the_guests_writes,
+    devices::wrong_listeners_are_refused,
+    devices::eventfds_come_and_go_under_a_running_guest,
     running::the_fpu_comes_back_as_it_was_set,
     running::guests_keep_their_fpu_apart_on_shared_cpus,
     running::memory_changes_under_a_running_guest,
@@ -72,6 +80,8 @@ const ABLE: &[Test] = tests![
     signals::who_waits_for_a_running_vcpu_can_be_killed,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
+    ports::an_owner_keeps_its_ports_after_its_guest_ran,
+    ports::others_keep_their_ports_while_guests_run_on_their_cpu,
     kernel::the_module_stays_while_a_vm_is_open,
     kernel::a_vm_goes_with_its_killed_owner,
     kernel::cpus_come_and_go_under_a_vm,
@@ -79,6 +89,38 @@ const ABLE: &[Test] = tests![
     kernel::twenty_loads_and_unloads_leave_nothing,
     kernel::a_second_node_appears_when_asked_for,
     kernel::stock_kvm_and_the_module_keep_apart,
+    kernel::the_kernel_has_nothing_to_complain_about,
+];
+
+/// On a machine whose CPU can, but slowly: what touches the hardware.
+const CORE: &[Test] = tests![
+    kernel::the_module_loads_and_says_so,
+    node::the_node_speaks_version_12,
+    memory::a_log_is_read_and_cleared,
+    memory::owners_memory_comes_and_goes,
+    vcpu::vcpus_are_made_once_and_in_range,
+    vcpu::registers_come_back_as_they_were_set,
+    vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::a_guest_reaches_devices_where_it_has_no_memory,
+    vcpu::a_run_comes_back_at_once_when_asked_to,
+    vcpu::interrupts_are_delivered_when_the_guest_takes_them,
+    vcpu::cpuid_is_offered_and_taken,
+    vcpu::msrs_are_listed_read_and_set,
+    vcpu::memory_goes_away_under_a_guest,
+    vcpu::every_write_of_a_guest_is_logged,
+    vcpu::events_and_debug_registers_come_back_as_they_were_set,
+    running::the_fpu_comes_back_as_it_was_set,
+    running::guests_keep_their_fpu_apart_on_shared_cpus,
+    running::the_shared_memory_is_not_believed,
+    running::hostile_states_of_a_vcpu_harm_nobody,
+    running::a_killed_owner_takes_its_running_guest_along,
+    running::cpus_go_while_guests_run_on_them,
+    ports::an_owner_keeps_its_ports_after_its_guest_ran,
+    ports::others_keep_their_ports_while_guests_run_on_their_cpu,
+    kernel::the_module_stays_while_a_vm_is_open,
+    kernel::a_vm_goes_with_its_killed_owner,
+    kernel::cpus_come_and_go_under_a_vm,
+    kernel::the_module_unloads_and_the_node_goes,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
@@ -119,6 +161,8 @@ fn main() {
     }
     let tests = if said("unable") {
         UNABLE
+    } else if said("core") {
+        CORE
     } else if said("monitor") {
         MONITOR
     } else if said("own-costs") {

@@ -120,6 +120,22 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Keeps this process, and those that it starts, on the CPUs whose bits are set.
+pub fn stay_on_cpus(cpus: u64) -> Result<(), String> {
+    // SAFETY: the kernel reads eight bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of::<u64>(),
+            &raw const cpus,
+        )
+    };
+    checked(result)
+        .map(drop)
+        .map_err(|error| format!("CPUs {cpus:#x}: error {error}"))
+}
+
 /// Signals as the kernel counts them: bit 0 is the first.
 fn signals(mask: u64) -> libc::sigset_t {
     // SAFETY: integers.

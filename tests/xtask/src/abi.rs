@@ -21,12 +21,15 @@ const VERSION: &str = "0.73.2";
 /// Numbers that the core uses, as a pattern.
 const NUMBERS: &str = "KVM_(API_VERSION|CAP_.*|CREATE_.*|GET_.*|SET_.*|RUN|CHECK_EXTENSION|\
                        ENABLE_CAP|CLEAR_DIRTY_LOG|MEM_.*|DIRTY_LOG_.*|EXIT_.*|INTERRUPT|NMI|\
-                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES)";
+                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES|\
+                       (UN)?REGISTER_COALESCED_MMIO|COALESCED_MMIO_PAGE_OFFSET|IOEVENTFD.*|\
+                       KVMCLOCK_CTRL|CLOCK_.*|STATS_(TYPE|UNIT|BASE)_.*)";
 /// Structures that the core uses. Those with an array of unknown length are not among them: they
 /// cannot be had without unsafe code, and their first fields are simple.
 const STRUCTURES: &str = "kvm_(userspace_memory_region|dirty_log|clear_dirty_log|enable_cap|run|\
                           regs|sregs|sregs2|fpu|segment|dtable|msr_entry|cpuid_entry2|mp_state|\
-                          interrupt|vcpu_events|debugregs|xcrs|xcr)";
+                          interrupt|vcpu_events|debugregs|xcrs|xcr|coalesced_mmio_zone|\
+                          coalesced_mmio|ioeventfd|clock_data|stats_header)";
 
 fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     if let Some(argument) = arguments.next().map_err(|error| usage(&error))? {

@@ -6,6 +6,7 @@
 mod abi;
 mod artifacts;
 mod bench;
+mod bochs;
 mod demo;
 mod guest;
 mod libtest;
@@ -15,6 +16,7 @@ mod need;
 mod pool;
 mod process;
 mod rules;
+mod size;
 mod source;
 mod test;
 mod workspace;
@@ -49,6 +51,7 @@ const COMMANDS: &[Command] = &[
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,
+    size::COMMAND,
     abi::COMMAND,
 ];
 

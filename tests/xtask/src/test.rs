@@ -9,6 +9,7 @@ mod report;
 mod table;
 mod unit;
 
+use crate::linux::{VERSIONS, Version};
 use crate::process::seconds;
 use crate::workspace::Workspace;
 use crate::{Command, Outcome, Verdict, usage};
@@ -24,7 +25,9 @@ pub const COMMAND: Command = Command {
   miri    the proofs under Miri, with strict provenance
   loom    the models in every interleaving; each twin must fail
   bare    guests on the bare port, on every emulated machine
-  linux   the module in a stock Debian kernel",
+  linux   the module in stock Debian kernels
+--kernel VERSION
+               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated",
     run,
 };
 
@@ -34,7 +37,7 @@ pub const TWIN_RAW: &str = "WATERBEAR_TWIN_RAW";
 /// One layer.
 struct Layer {
     name: &'static str,
-    run: fn(&Workspace, &mut Tally) -> Outcome,
+    run: fn(&Workspace, &Options, &mut Tally) -> Outcome,
 }
 
 const LAYERS: &[Layer] = &[
@@ -64,6 +67,12 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
+/// What the layers may be told.
+struct Options {
+    /// The kernels of the layer `linux`.
+    kernels: Vec<Version>,
+}
+
 /// Something that was not run, and why.
 #[derive(PartialEq, Eq, Debug)]
 struct Skipped {
@@ -85,14 +94,14 @@ struct Tally {
 }
 
 fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
-    let layers = chosen(arguments)?;
+    let (layers, options) = chosen(arguments)?;
     let workspace = Workspace::find()?;
     let mut rows = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         println!("[{}/{}] {}", number + 1, layers.len(), layer.name);
         let start = Instant::now();
         let mut tally = Tally::default();
-        if let Err(sentence) = (layer.run)(&workspace, &mut tally) {
+        if let Err(sentence) = (layer.run)(&workspace, &options, &mut tally) {
             println!("  FAILED {sentence}");
             tally.failed.push(sentence);
         }
@@ -105,15 +114,21 @@ fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
     Ok(if good { Verdict::Good } else { Verdict::Bad })
 }
 
-/// The layers named by the options, in their own order; all of them if none is named.
-fn chosen(mut arguments: lexopt::Parser) -> Outcome<Vec<&'static Layer>> {
+/// The layers named by the options, in their own order; all of them if none is named. The same for
+/// kernels.
+fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Options)> {
     use lexopt::prelude::*;
     let mut names: Vec<String> = Vec::new();
+    let mut kernels = Vec::new();
     while let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
         match argument {
             Long("layer") => {
                 let name = arguments.value().and_then(|value| value.string());
                 names.push(name.map_err(|error| usage(&error))?);
+            }
+            Long("kernel") => {
+                let name = arguments.value().and_then(|value| value.string());
+                kernels.push(Version::named(&name.map_err(|error| usage(&error))?)?);
             }
             other => return Err(usage(&other.unexpected())),
         }
@@ -129,7 +144,10 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<Vec<&'static Layer>> {
         ));
     }
     let wanted = |layer: &&Layer| names.is_empty() || names.iter().any(|name| name == layer.name);
-    Ok(LAYERS.iter().filter(wanted).collect())
+    if kernels.is_empty() {
+        kernels.extend(VERSIONS);
+    }
+    Ok((LAYERS.iter().filter(wanted).collect(), Options { kernels }))
 }
 
 #[cfg(test)]
@@ -137,7 +155,7 @@ mod tests {
     use super::*;
 
     fn names(arguments: &[&str]) -> Outcome<Vec<&'static str>> {
-        let layers = chosen(lexopt::Parser::from_args(arguments))?;
+        let (layers, _) = chosen(lexopt::Parser::from_args(arguments))?;
         Ok(layers.into_iter().map(|layer| layer.name).collect())
     }
 
@@ -155,6 +173,18 @@ mod tests {
             names(&["--layer", "loom", "--layer=const"]).unwrap(),
             ["const", "loom"]
         );
+    }
+
+    #[test]
+    fn without_options_all_kernels_are_tried() {
+        let kernels = |arguments: &[&str]| {
+            let (_, options) = chosen(lexopt::Parser::from_args(arguments))?;
+            Ok::<_, String>(options.kernels)
+        };
+        assert_eq!(kernels(&[]).unwrap(), VERSIONS);
+        let one = kernels(&["--kernel", VERSIONS[1].name]).unwrap();
+        assert_eq!(one, [VERSIONS[1]]);
+        assert!(kernels(&["--kernel", "2.4"]).is_err());
     }
 
     #[test]

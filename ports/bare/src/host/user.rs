@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use waterbear_hal::addr::{PAGE_SHIFT, PAGE_SIZE};
-use waterbear_hal::{HostPage, Hva, Level, Pfn, ResolveError, User, Width};
+use waterbear_hal::{BellError, HostPage, Hva, Level, NoBell, Pfn, ResolveError, User, Width};
 
 use super::Bare;
 use crate::boot::MAPPED;
@@ -78,6 +78,15 @@ impl User for Bare {
             Width::Dword => exchange!(AtomicU32, u32),
             Width::Qword => exchange!(AtomicU64, u64),
         })
+    }
+
+    /// Nobody has descriptors here.
+    const HAS_BELLS: bool = false;
+
+    type Bell = NoBell;
+
+    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
+        Err(BellError::NoDescriptor)
     }
 }
 

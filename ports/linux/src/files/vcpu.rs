@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use waterbear_core::Error;
-use waterbear_core::abi::system::VCPU_MAP_SIZE;
+use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Failure, Reply, RunArea, VcpuFile};
 use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_hal::addr::PAGE_SIZE;
@@ -16,7 +16,7 @@ use crate::host::Linux;
 use crate::machine::{self, Vendor};
 
 /// How many pages a vCPU shares with its owner.
-const PAGES: usize = (VCPU_MAP_SIZE as u64 / PAGE_SIZE) as usize;
+const PAGES: usize = AREA_SIZE / PAGE_SIZE as usize;
 
 /// The pages that a vCPU shares with its owner.
 struct SharedPages(Pfn);
@@ -30,10 +30,9 @@ impl SharedPages {
     fn bytes(&self) -> &[AtomicU8] {
         // SAFETY: this value's until it is dropped.
         let start: NonNull<u8> = unsafe { Linux.pages(self.0) };
-        let length = VCPU_MAP_SIZE as usize;
         // SAFETY: so many initialised bytes, which the kernel uses as atomics
         // only.
-        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), length) }
+        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), AREA_SIZE) }
     }
 }
 
@@ -128,19 +127,21 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     })
 }
 
-/// The frame of a page of the memory that a vCPU shares, or 0 beyond its end.
+/// The frame of a page of the memory that a vCPU shares, or 0 beyond its end:
+/// behind its own comes the VM's.
 ///
 /// # Safety
 ///
 /// As [`opened`].
 #[unsafe(no_mangle)]
 unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_ulong {
-    if page >= PAGES as u64 {
-        return 0;
-    }
     // SAFETY: as the caller promises.
     let owned = unsafe { opened(vcpu) };
-    owned.vcpu.area().0.add(page).0
+    match page.checked_sub(PAGES as u64) {
+        None => owned.vcpu.area().0.add(page).0,
+        Some(0) => owned.vm.file.vm().bus().page().0,
+        Some(_) => 0,
+    }
 }
 
 /// The last reference to a vCPU's descriptor is gone.

@@ -128,6 +128,18 @@ unsafe impl Cpu for Linux {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    /// `cr4_update_irqsoff`.
+    unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { glue::wb_change_cr4(set, clear) }
+        true
+    }
+
+    /// `invalidate_tss_limit`.
+    fn task_register_was_cut(&self) {
+        glue::wb_task_register_was_cut();
+    }
+
     /// `init_swait_queue_head`.
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue(allocated(glue::wb_queue_new())?))

@@ -3,11 +3,13 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use waterbear_hal::addr::PAGE_SHIFT;
-use waterbear_hal::{AllocError, HostPage, Hva, Level, Pfn, ResolveError, User, Width};
+use waterbear_hal::{
+    AllocError, Bell, BellError, HostPage, Hva, Level, Pfn, ResolveError, User, Width,
+};
 
 use super::{Linux, allocated};
-use crate::errno::{EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
-use crate::glue::{self, MmStruct, NotifierStruct};
+use crate::errno::{EBADF, EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
+use crate::glue::{self, EventfdContext, MmStruct, NotifierStruct};
 
 /// An `mm_struct`, held with `mmgrab`: the structure stays, its memory goes
 /// with the process.
@@ -116,6 +118,49 @@ impl User for Linux {
             )
         })?;
         Ok(seen)
+    }
+
+    const HAS_BELLS: bool = true;
+
+    type Bell = Eventfd;
+
+    /// `eventfd_ctx_fdget`.
+    fn bell(&self, descriptor: i32) -> Result<Eventfd, BellError> {
+        let mut error = 0;
+        // SAFETY: the result is ours.
+        let found = unsafe { glue::wb_bell_get(descriptor, &raw mut error) };
+        NonNull::new(found).map(Eventfd).ok_or(match error {
+            EBADF => BellError::NoDescriptor,
+            _ => BellError::NotABell,
+        })
+    }
+}
+
+/// A `struct eventfd_ctx`, with a reference.
+pub struct Eventfd(NonNull<EventfdContext>);
+
+// SAFETY: the kernel's structure is made to be shared.
+unsafe impl Send for Eventfd {}
+// SAFETY: as above.
+unsafe impl Sync for Eventfd {}
+
+impl Bell for Eventfd {
+    /// `eventfd_signal`.
+    fn ring(&self) {
+        // SAFETY: the reference keeps it.
+        unsafe { glue::wb_bell_ring(self.0.as_ptr()) }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Drop for Eventfd {
+    /// `eventfd_ctx_put`.
+    fn drop(&mut self) {
+        // SAFETY: pairs with the reference that `bell` took.
+        unsafe { glue::wb_bell_put(self.0.as_ptr()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The run loop: what is done about each exit, and when the owner gets its vCPU back.
 #![cfg(not(loom))]
 
+mod bus;
 mod control;
 mod cpuid;
 mod debug;

@@ -3,7 +3,7 @@
 //! Miri runs one test at a time. To use all processors the tests are dealt out to several
 //! processes, a few at a time.
 
-use super::{Skipped, Tally};
+use super::{Options, Skipped, Tally};
 use crate::artifacts::TestProgram;
 use crate::libtest::{self, Ending, Report};
 use crate::process::{self, Finished, seconds};
@@ -32,7 +32,7 @@ struct Batch {
     tests: Vec<String>,
 }
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     if let Err(why) = need::miri(workspace) {
         println!("  SKIPPED the whole layer: {why}");
         let name = "the whole layer".to_owned();
