@@ -187,10 +187,33 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `signal_pending(current)`. FreeBSD: `SIGPENDING(curthread)`.
     fn signal_pending(&self) -> bool;
 
+    /// Whether this thread has something else to do than to run a guest: a
+    /// signal waits, or another thread wants the CPU. Any context.
+    ///
+    /// Linux: `read_thread_flags`.
+    fn held_up(&self) -> bool {
+        self.signal_pending() || self.should_yield()
+    }
+
+    /// Whether return predictions that a guest has left must be overwritten
+    /// before the host returns from a function, on a CPU that does not see to
+    /// it by itself. Any context.
+    ///
+    /// Linux: `X86_FEATURE_RSB_VMEXIT`. FreeBSD: always.
+    fn distrusts_predictions(&self) -> bool {
+        true
+    }
+
     /// This CPU's time-stamp counter, in its own ticks. Any context.
     ///
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
     fn tsc(&self) -> u64;
+
+    /// How fast the time-stamp counters count, in kHz; 0 if the host does not
+    /// know. The same whenever it is asked. Any context.
+    ///
+    /// Linux: `tsc_khz`. FreeBSD: `tsc_freq`.
+    fn tsc_khz(&self) -> u32;
 
     /// Has the host set and clear bits of this CPU's CR4. A host that keeps a
     /// copy of the register must: it would undo what is written behind its

@@ -57,12 +57,11 @@ impl<H: Hal> Vendor for Svm<H> {
     }
 
     fn length(&self, vcpu: &mut SvmVcpu<H>) -> u8 {
-        const IOIO: u64 = 0x7b;
         let block = vcpu.block.fields();
         let control = &block.control;
         let next = match reason(control) {
             // The one exit where every CPU tells it.
-            IOIO => control.exit_info2,
+            code::IOIO => control.exit_info2,
             _ if self.features().next_rip => control.next_rip,
             _ => return 0,
         };
@@ -176,6 +175,9 @@ impl<H: Hal> Vendor for Svm<H> {
     }
 
     fn take_undelivered(&self, vcpu: &mut SvmVcpu<H>) -> Option<Event> {
+        if vcpu.injected.is_none() && vcpu.undelivered.is_none() {
+            return None;
+        }
         let event = vcpu.injected.take().or(vcpu.undelivered.take());
         if event == Some(Event::Nmi) {
             vcpu.nmi.set_masked(false);

@@ -232,9 +232,8 @@ impl<H: Hal> Hardware for Svm<H> {
         per_cpu.last.store(0, Ordering::Relaxed);
         // SAFETY: every 64-bit CPU has the register.
         let efer = unsafe { read_msr(EFER) };
-        per_cpu
-            .stuff
-            .store(efer & EFER_AIBRSE == 0, Ordering::Relaxed);
+        let stuff = efer & EFER_AIBRSE == 0 && self.hal.distrusts_predictions();
+        per_cpu.stuff.store(stuff, Ordering::Relaxed);
         // SAFETY: the CPU has SVM and firmware allows it (`check_cpu`).
         unsafe { write_msr(EFER, efer | EFER_SVME) }
         // SAFETY: SVM is on, and the page is this CPU's own.

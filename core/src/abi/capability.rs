@@ -1,7 +1,9 @@
 //! What the interface says of itself.
 use waterbear_hal::Hal;
 
+use super::fpu::AREA as XSAVE_SIZE;
 use super::kvm;
+use super::prefault::KVM_CAP_PRE_FAULT_MEMORY;
 use crate::memslot::MAX_SLOTS;
 use crate::vcpu::MAX_VCPUS;
 
@@ -33,8 +35,14 @@ pub fn value<H: Hal>(number: u64) -> u32 {
         | kvm::KVM_CAP_INTR_SHADOW
         | kvm::KVM_CAP_DEBUGREGS
         | kvm::KVM_CAP_XCRS
+        | kvm::KVM_CAP_IMMEDIATE_EXIT
+        | kvm::KVM_CAP_SREGS2
+        | kvm::KVM_CAP_GET_TSC_KHZ
+        | kvm::KVM_CAP_GET_MSR_FEATURES
+        | kvm::KVM_CAP_EXT_EMUL_CPUID
         | kvm::KVM_CAP_COALESCED_PIO
-        | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        | KVM_CAP_PRE_FAULT_MEMORY => 1,
+        kvm::KVM_CAP_XSAVE2 => XSAVE_SIZE as u32,
         kvm::KVM_CAP_IOEVENTFD
         | kvm::KVM_CAP_IOEVENTFD_NO_LENGTH
         | kvm::KVM_CAP_IOEVENTFD_ANY_LENGTH => H::HAS_BELLS.into(),

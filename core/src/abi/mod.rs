@@ -14,6 +14,8 @@
 //! | `log`, `devices` | the dirty log and the bus, as the interface has them |
 //! | [`vcpu`] | commands of a vCPU's descriptor |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
+//! | [`prefault`] | memory that is mapped before the guest asks |
+//! | `tsc` | the time-stamp counters of a VM's vCPUs |
 //! | `registers`, `msrs`, `cpuid`, `fpu`, `events` | a vCPU's state, as the interface has it |
 //!
 //! What every command means is said in "The Definitive KVM API Documentation".
@@ -36,8 +38,10 @@ mod fpu;
 pub mod kvm;
 mod log;
 mod msrs;
+pub mod prefault;
 mod registers;
 pub mod system;
+mod tsc;
 pub mod vcpu;
 pub mod vm;
 

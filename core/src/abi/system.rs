@@ -26,6 +26,9 @@ pub fn command<H: Hal>(
     match command {
         kvm::KVM_GET_SUPPORTED_CPUID => cpuid::supported(hal, host, caller, argument),
         kvm::KVM_GET_MSR_INDEX_LIST => msrs::list(caller, argument),
+        kvm::KVM_GET_MSR_FEATURE_INDEX_LIST => msrs::feature_list(caller, argument),
+        kvm::KVM_GET_MSRS => msrs::get_features(caller, argument),
+        kvm::KVM_GET_EMULATED_CPUID => cpuid::emulated(caller, argument),
         kvm::KVM_GET_API_VERSION => {
             no_argument(argument)?;
             Ok(Reply::Value(kvm::KVM_API_VERSION))

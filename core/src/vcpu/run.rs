@@ -97,7 +97,7 @@ impl<V: Vendor> Runner<V> {
         vcpu.load(&pinned).enter(|_irq_off| {
             // With interrupts on it would be too early: the interrupt that tells of either
             // would come and go before the guest runs.
-            let held_up = || hal.signal_pending() || hal.should_yield();
+            let held_up = || hal.held_up();
             if held_up() {
                 return;
             }

@@ -164,6 +164,11 @@ void wb_read_lock(void *lock)
 	read_lock((rwlock_t *)lock);
 }
 
+bool wb_read_trylock(void *lock)
+{
+	return read_trylock((rwlock_t *)lock);
+}
+
 void wb_read_unlock(void *lock)
 {
 	read_unlock((rwlock_t *)lock);
@@ -289,6 +294,18 @@ void wb_yield(void)
 bool wb_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+bool wb_held_up(void)
+{
+	return read_thread_flags() &
+	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NEED_RESCHED);
+}
+
+bool wb_distrusts_predictions(void)
+{
+	return boot_cpu_has(X86_FEATURE_RSB_VMEXIT) ||
+	       boot_cpu_has(X86_FEATURE_RSB_VMEXIT_LITE);
 }
 
 /*

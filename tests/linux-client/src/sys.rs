@@ -194,22 +194,34 @@ pub fn take_signal(mask: u64) -> Result<i32, i32> {
 
 extern "C" fn nothing(_signal: i32) {}
 
-/// Sends this process a signal in so many milliseconds.
-pub fn alarm_in(milliseconds: i64) {
+/// Has a signal handled; the handler may run anywhere.
+pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
     // SAFETY: integers.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    // SAFETY: the handler does nothing, so it may run anywhere.
-    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: as the caller says.
+    unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
+/// Sends this process a signal in so many milliseconds.
+pub fn alarm_in(milliseconds: i64) {
+    alarm(milliseconds, 0);
+}
+
+/// Sends this process a signal every so many milliseconds.
+pub fn alarm_every(milliseconds: i64) {
+    alarm(milliseconds, milliseconds);
+}
+
+fn alarm(first: i64, next: i64) {
+    on_signal(libc::SIGALRM, nothing);
+    let time = |milliseconds: i64| libc::timeval {
+        tv_sec: 0,
+        tv_usec: milliseconds * 1000,
+    };
     let timer = libc::itimerval {
-        it_interval: libc::timeval {
-            tv_sec: 0,
-            tv_usec: 0,
-        },
-        it_value: libc::timeval {
-            tv_sec: 0,
-            tv_usec: milliseconds * 1000,
-        },
+        it_interval: time(next),
+        it_value: time(first),
     };
     // SAFETY: the timer lives as long as the call.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
@@ -224,13 +236,22 @@ pub struct Mapping {
 impl Mapping {
     /// That many bytes of fresh memory.
     pub fn new(size: usize) -> Self {
+        Self::fresh(size, libc::MAP_PRIVATE)
+    }
+
+    /// The same, and children share it.
+    pub fn shared(size: usize) -> Self {
+        Self::fresh(size, libc::MAP_SHARED)
+    }
+
+    fn fresh(size: usize, kind: i32) -> Self {
         // SAFETY: a new mapping, wherever the kernel likes.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                kind | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )

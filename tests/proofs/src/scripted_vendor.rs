@@ -85,6 +85,8 @@ pub struct ScriptedVcpu {
     pub delivered: Vec<Event>,
     /// How often the guest was entered.
     pub entries: usize,
+    /// How often it came from outside guest mode.
+    pub ways_in: usize,
     /// How often the TLB was flushed.
     pub flushes: usize,
     /// The bytes that the CPU fetched, where it tells.
@@ -253,6 +255,7 @@ impl Vendor for ScriptedVendor {
             windows: (false, false),
             delivered: Vec::new(),
             entries: 0,
+            ways_in: 0,
             flushes: 0,
             fetched: Vec::new(),
             injected: None,
@@ -267,6 +270,7 @@ impl Vendor for ScriptedVendor {
     fn switch_in(&self, vcpu: &mut ScriptedVcpu, cpu: CpuId, _: Pfn) -> Result<(), Exit> {
         assert!(!self.host.irq_disable(), "switched in with interrupts on");
         assert_eq!(vcpu.inside.replace(cpu), None, "switched in twice");
+        vcpu.ways_in += 1;
         Ok(())
     }
 

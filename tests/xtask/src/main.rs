@@ -7,7 +7,9 @@ mod abi;
 mod artifacts;
 mod bench;
 mod bochs;
+mod build;
 mod demo;
+mod freebsd;
 mod guest;
 mod libtest;
 mod linux;
@@ -48,6 +50,7 @@ struct Command {
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
     test::COMMAND,
+    build::COMMAND,
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,

@@ -2,6 +2,7 @@
 
 mod bare;
 mod constant;
+mod freebsd;
 mod linux;
 mod loom;
 mod miri;
@@ -26,8 +27,10 @@ pub const COMMAND: Command = Command {
   loom    the models in every interleaving; each twin must fail
   bare    guests on the bare port, on every emulated machine
   linux   the module in stock Debian kernels
+  freebsd the FreeBSD module as its loader sees it
 --kernel VERSION
-               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated",
+               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
+--machine TEXT take only the machines with this in their line, in the layer linux",
     run,
 };
 
@@ -65,12 +68,18 @@ const LAYERS: &[Layer] = &[
         name: "linux",
         run: linux::run,
     },
+    Layer {
+        name: "freebsd",
+        run: freebsd::run,
+    },
 ];
 
 /// What the layers may be told.
 struct Options {
     /// The kernels of the layer `linux`.
     kernels: Vec<Version>,
+    /// What the names of its machines contain.
+    machine: String,
 }
 
 /// Something that was not run, and why.
@@ -120,11 +129,16 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     use lexopt::prelude::*;
     let mut names: Vec<String> = Vec::new();
     let mut kernels = Vec::new();
+    let mut machine = String::new();
     while let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
         match argument {
             Long("layer") => {
                 let name = arguments.value().and_then(|value| value.string());
                 names.push(name.map_err(|error| usage(&error))?);
+            }
+            Long("machine") => {
+                let name = arguments.value().and_then(|value| value.string());
+                machine = name.map_err(|error| usage(&error))?;
             }
             Long("kernel") => {
                 let name = arguments.value().and_then(|value| value.string());
@@ -147,7 +161,10 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Option
     if kernels.is_empty() {
         kernels.extend(VERSIONS);
     }
-    Ok((LAYERS.iter().filter(wanted).collect(), Options { kernels }))
+    Ok((
+        LAYERS.iter().filter(wanted).collect(),
+        Options { kernels, machine },
+    ))
 }
 
 #[cfg(test)]
@@ -163,7 +180,7 @@ mod tests {
     fn without_options_all_layers_run() {
         assert_eq!(
             names(&[]).unwrap(),
-            ["const", "unit", "miri", "loom", "bare", "linux"]
+            ["const", "unit", "miri", "loom", "bare", "linux", "freebsd"]
         );
     }
 
@@ -191,7 +208,7 @@ mod tests {
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
         assert!(
-            error.contains("const, unit, miri, loom, bare, linux"),
+            error.contains("const, unit, miri, loom, bare, linux, freebsd"),
             "{error}"
         );
     }

@@ -73,9 +73,14 @@ pub fn init() {
     APIC_RATE.store((apic_best / MILLISECONDS).max(1), Ordering::Relaxed);
 }
 
+/// Ticks of the time-stamp counter per millisecond.
+pub fn tsc_rate() -> u64 {
+    TSC_RATE.load(Ordering::Relaxed)
+}
+
 /// Nanoseconds since some moment. CPUs agree as far as their counters do.
 pub fn now() -> u64 {
-    let rate: u128 = TSC_RATE.load(Ordering::Relaxed).into();
+    let rate: u128 = tsc_rate().into();
     (u128::from(tsc()) * 1_000_000 / rate) as u64
 }
 

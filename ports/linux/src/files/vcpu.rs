@@ -1,7 +1,7 @@
 //! A vCPU's descriptor.
 use core::ffi::{c_long, c_uint, c_ulong, c_void};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use waterbear_core::Error;
 use waterbear_core::abi::area::AREA_SIZE;
@@ -25,28 +25,18 @@ impl SharedPages {
     fn new() -> Result<Self, AllocError> {
         Ok(Self(Linux.alloc_pages(PAGES)?))
     }
-
-    /// The bytes. The owner uses them at the same time.
-    fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: this value's until it is dropped.
-        let start: NonNull<u8> = unsafe { Linux.pages(self.0) };
-        // SAFETY: so many initialised bytes, which the kernel uses as atomics
-        // only.
-        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), AREA_SIZE) }
-    }
 }
 
 impl RunArea for SharedPages {
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        for (to, from) in into.iter_mut().zip(self.bytes().iter().skip(offset)) {
-            *to = from.load(Ordering::Relaxed);
-        }
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        for (to, from) in self.bytes().iter().skip(offset).zip(bytes) {
-            to.store(*from, Ordering::Relaxed);
-        }
+    /// The owner uses them at the same time.
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: this value's until it is dropped.
+        let start: NonNull<u8> = unsafe { Linux.pages(self.0) };
+        let count = AREA_SIZE / size_of::<AtomicU64>();
+        // SAFETY: so many initialised words at the beginning of a page, which
+        // the kernel uses as atomics only.
+        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), count) }
     }
 }
 

@@ -122,10 +122,26 @@ unsafe impl Cpu for Linux {
         glue::wb_signal_pending()
     }
 
+    /// The flags that `need_resched` and `signal_pending` look at.
+    fn held_up(&self) -> bool {
+        glue::wb_held_up()
+    }
+
+    /// What the kernel has decided for its own guests.
+    fn distrusts_predictions(&self) -> bool {
+        glue::wb_distrusts_predictions()
+    }
+
     /// `rdtsc`.
     fn tsc(&self) -> u64 {
         // SAFETY: every CPU of this kind has the instruction.
         unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    /// `tsc_khz`.
+    fn tsc_khz(&self) -> u32 {
+        // SAFETY: the kernel wrote it when it booted.
+        unsafe { glue::tsc_khz }
     }
 
     /// `cr4_update_irqsoff`.

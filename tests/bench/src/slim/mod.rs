@@ -23,7 +23,7 @@ use core::fmt::Arguments;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use waterbear_hal::addr::PAGE_SHIFT;
-use waterbear_hal::{HostPage, Hva, Level, Log, Pfn, ResolveError, User, Width};
+use waterbear_hal::{BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, User, Width};
 
 pub use cpu::run_on;
 
@@ -51,6 +51,7 @@ impl User for SlimHost {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: if LARGE_PAGES.load(Ordering::Relaxed) {
                 Level::L2
             } else {
@@ -82,6 +83,14 @@ impl User for SlimHost {
         _new: u64,
     ) -> Result<u64, ResolveError> {
         Ok(0)
+    }
+
+    const HAS_BELLS: bool = false;
+
+    type Bell = NoBell;
+
+    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
+        Err(BellError::NoDescriptor)
     }
 }
 

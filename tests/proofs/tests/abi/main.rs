@@ -1,8 +1,12 @@
 //! The interface, as a monitor on the mock host sees it.
 #![cfg(not(loom))]
 
+mod area;
 mod listeners;
 mod lists;
+mod prefault;
 mod signals;
+mod state;
 mod support;
+mod tsc;
 mod zones;
