@@ -18,6 +18,7 @@ mod need;
 mod pool;
 mod process;
 mod rules;
+mod size;
 mod source;
 mod test;
 mod workspace;
@@ -54,6 +55,7 @@ const COMMANDS: &[Command] = &[
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,
+    size::COMMAND,
     abi::COMMAND,
 ];
 
