@@ -220,10 +220,8 @@ impl Monitor {
 
     /// Why the vCPU came back last.
     pub fn reason(&self) -> u32 {
-        let mut reason = [0; 4];
         let at = std::mem::offset_of!(kvm::kvm_run, exit_reason);
-        self.vcpu.area().read(at, &mut reason);
-        u32::from_le_bytes(reason)
+        u32::from_le_bytes(self.vcpu.area().get(at))
     }
 
     /// A command for a vCPU.
