@@ -143,15 +143,16 @@ pub trait User {
         None
     }
 
-    /// As [`read`](User::read), of a little-endian word of 64 bits that is
-    /// there already, all in one page; at a multiple of eight it is one access.
-    /// Does not sleep; interrupts may be off. `None` when it takes `read`:
-    /// always on hosts that cannot.
+    /// As [`read`](User::read), of little-endian words of 64 bits that are
+    /// there already, each in one page; at a multiple of eight each is one
+    /// access. Says whether all were there, as many as both lists have. Does
+    /// not sleep; interrupts may be off. False when it takes `read`: always on
+    /// hosts that cannot.
     ///
     /// Linux: `unsafe_get_user` with page faults disabled. FreeBSD: `fueword64`
     /// with page faults disabled.
-    fn read_now(&self, _space: &Self::Space, _hva: Hva) -> Option<u64> {
-        None
+    fn read_now(&self, _space: &Self::Space, _places: &[Hva], _words: &mut [u64]) -> bool {
+        false
     }
 
     /// Gives back one reference that [`resolve`](User::resolve) took to the

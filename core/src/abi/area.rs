@@ -188,6 +188,13 @@ pub(super) fn tell_leave<H: Hal, V: Vendor>(
 ) -> Told {
     let mut wanted = None;
     let mut details = [0; 3];
+    if *leave == Leave::Interrupted {
+        // There are no details.
+        return Told {
+            reason: kvm::KVM_EXIT_INTR,
+            wanted,
+        };
+    }
     let reason = match *leave {
         Leave::Io {
             port,

@@ -175,7 +175,6 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     fn run<C: Caller>(&self, context: &Context<'_, H, V, C>, state: &mut State<H, V>) -> Answer {
         no_argument(context.argument)?;
         let (vm, vendor) = (context.vm.vm(), context.vendor);
-        let vcpu = vm.vcpus().get(self.index).ok_or(Error::NotFound)?;
         let wish = area::wish(&self.area);
         let cpu = &mut state.cpu;
         cpu.set_cr8(wish.cr8)?;
@@ -184,11 +183,19 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         if let Some(wanted) = state.wanted.take() {
             area::take_answer(&self.area, wanted, cpu);
         }
-        let before = state.signals.map(|mask| context.caller.mask_signals(mask));
-        let result = cpu.run(vm, vcpu, vendor);
-        if let Some(before) = before {
-            context.caller.unmask_signals(before);
-        }
+        let result = match cpu.begin(vm, vendor) {
+            Ok(None) => {
+                let vcpu = vm.vcpus().get(self.index).ok_or(Error::NotFound)?;
+                let before = state.signals.map(|mask| context.caller.mask_signals(mask));
+                let result = cpu.go_on(vm, vcpu, vendor);
+                if let Some(before) = before {
+                    context.caller.unmask_signals(before);
+                }
+                result
+            }
+            Ok(Some(leave)) => Ok(leave),
+            Err(error) => Err(error),
+        };
         let mut reason = None;
         if let Ok(leave) = &result {
             let told = area::tell_leave(&self.area, leave, cpu);

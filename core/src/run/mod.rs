@@ -80,6 +80,7 @@ use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
+use glance::Walked;
 pub use leave::Leave;
 use plain::Move;
 use quick::Inside;
@@ -118,6 +119,8 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     data: Box<[u8], H>,
     /// How many bytes of the data count.
     len: usize,
+    /// The last way to the guest's code.
+    walked: Walked,
 }
 
 /// What the next run has to finish.
@@ -172,6 +175,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             together: None,
             data: array(hal, DATA, |_| 0)?,
             len: 0,
+            walked: Walked::NOTHING,
             hal: hal.clone(),
         })
     }
@@ -269,12 +273,34 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// [`Error::Poisoned`] when the owner has no memory where the guest needs it. The guest stands
     /// before the instruction that needed it, and can be run again.
     pub fn run(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
-        if let Some(leave) = self.complete(vm, vendor)? {
-            return Ok(leave);
+        match self.begin(vm, vendor)? {
+            Some(leave) => Ok(leave),
+            None => self.go_on(vm, vcpu, vendor),
         }
-        if self.at_once {
-            return Ok(Leave::Interrupted);
+    }
+
+    /// The part of [`run`](GuestCpu::run) before the guest: finishes what is pending, and says
+    /// whether that, or the owner's wish, is all there is to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](GuestCpu::run).
+    #[inline]
+    pub fn begin(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Option<Leave>, Error> {
+        if self.pending != Pending::Nothing
+            && let Some(leave) = self.complete(vm, vendor)?
+        {
+            return Ok(Some(leave));
         }
+        Ok(self.at_once.then_some(Leave::Interrupted))
+    }
+
+    /// The rest of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](GuestCpu::run).
+    pub fn go_on(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
         self.hal.load_guest_fpu(&mut self.fpu);
         let result = self.run_guest(vm, vcpu, vendor);
         self.hal.unload_guest_fpu(&mut self.fpu);
@@ -301,6 +327,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     apic_base: self.kept.apic_base,
                 },
                 // What waits is looked at before each entry.
+                walked: &mut self.walked,
                 quick: self.events.idle() && !self.asked,
             };
             let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);

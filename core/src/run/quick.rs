@@ -5,7 +5,7 @@
 use waterbear_hal::{Hal, Pfn};
 
 use super::cpuid::Asked;
-use super::glance::{glance, is_cpuid};
+use super::glance::{Walked, glance, is_cpuid};
 use crate::Error;
 use crate::arch::{Rflags, Shadow};
 use crate::exit::Exit;
@@ -19,6 +19,7 @@ pub(super) struct Inside<'a, H: Hal, V> {
     pub(super) vendor: &'a V,
     pub(super) mmu: &'a mut VcpuMmu<H>,
     pub(super) asked: Asked<'a, H>,
+    pub(super) walked: &'a mut Walked,
     /// No event waits, and no window was asked for.
     pub(super) quick: bool,
 }
@@ -44,12 +45,12 @@ impl<H: Hal, V: Vendor> Owner<V> for Inside<'_, H, V> {
 
 impl<H: Hal, V: Vendor> Inside<'_, H, V> {
     #[inline(always)]
-    fn cpuid(&self, state: &mut V::Vcpu) -> bool {
+    fn cpuid(&mut self, state: &mut V::Vcpu) -> bool {
         let vendor = self.vendor;
         let mut length = vendor.length(state);
         if length == 0 {
             let (space, bits) = (self.mmu.space(), self.asked.features.physical_bits);
-            length = match glance(self.vm, space, vendor, state, bits, 1) {
+            length = match glance(self.vm, space, vendor, state, bits, self.walked) {
                 Some(code) if is_cpuid(&code) => 2,
                 _ => 0,
             };

@@ -108,11 +108,8 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);
-struct wb_word {
-	u64 word;
-	bool there;
-};
-struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from);
+bool wb_read_now(struct mm_struct *mm, const unsigned long *from, u64 *to,
+		 size_t count);
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 	      size_t size);
 bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
@@ -139,7 +136,6 @@ bool waterbear_is_young(const void *vm, unsigned long start, unsigned long end);
 /* The log. */
 void wb_info(const char *text, int length);
 void wb_bug(const char *text, int length);
-void wb_last_words(const char *text, int length);
 
 /* The module. */
 int waterbear_init(void);

@@ -225,7 +225,7 @@ unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
 	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
 	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
 	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
-	if (!pfn_valid(pfn) || !PageSwapBacked(pfn_to_page(pfn)))
+	if (!pfn_valid(pfn) || !folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
 		return 0;
 	return pfn << 8 | shift;
 }
@@ -272,22 +272,28 @@ bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
 }
 
 /* Neither sleeps nor brings anything in. */
-struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from)
+bool wb_read_now(struct mm_struct *mm, const unsigned long *from, u64 *to,
+		 size_t count)
 {
-	const u64 __user *user = (const u64 __user *)from;
-	struct wb_word found = {};
+	bool done = false;
+	size_t i;
 
 	if (current->mm != mm)
-		return found;
+		return false;
 	pagefault_disable();
-	if (user_access_begin(user, sizeof(*user))) {
-		unsafe_get_user(found.word, user, fault);
-		found.there = true;
-fault:
-		user_access_end();
+	__uaccess_begin_nospec();
+	for (i = 0; i < count; i++) {
+		const u64 __user *user = (const u64 __user *)from[i];
+
+		if (unlikely(!access_ok(user, sizeof(*user))))
+			goto fault;
+		unsafe_get_user(to[i], user, fault);
 	}
+	done = true;
+fault:
+	__uaccess_end();
 	pagefault_enable();
-	return found;
+	return done;
 }
 
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,

@@ -35,13 +35,6 @@ opaque! {
     NotifierStruct
 }
 
-/// A word of user memory, if it is there.
-#[repr(C)]
-pub struct Word {
-    pub word: u64,
-    pub there: bool,
-}
-
 /// `struct wb_page`.
 #[repr(C)]
 #[derive(Default)]
@@ -148,7 +141,8 @@ unsafe extern "C" {
     pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
-    pub fn wb_read_now(mm: *mut MmStruct, from: c_ulong) -> Word;
+    pub fn wb_read_now(mm: *mut MmStruct, from: *const c_ulong, to: *mut u64, count: usize)
+    -> bool;
     pub fn wb_write(mm: *mut MmStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
         mm: *mut MmStruct,
@@ -170,7 +164,6 @@ unsafe extern "C" {
 
     pub fn wb_info(text: *const u8, length: c_int);
     pub fn wb_bug(text: *const u8, length: c_int);
-    pub fn wb_last_words(text: *const u8, length: c_int);
 
     pub safe fn wb_node_add() -> c_int;
     pub safe fn wb_node_remove();

@@ -24,15 +24,23 @@ fn c_string(text: &str) -> CString {
 pub fn prepare_machine() {
     for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         let _ = std::fs::create_dir_all(at);
-        let (kind, at) = (c_string(kind), c_string(at));
-        // SAFETY: the strings end and outlive the call.
-        unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
+        mount(kind, at);
     }
+}
+
+/// Mounts one of the kernel's own file systems.
+pub fn mount(kind: &str, at: &str) {
+    let (kind, at) = (c_string(kind), c_string(at));
+    // SAFETY: the strings end and outlive the call.
+    unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
 }
 
 /// Switches the machine off.
 pub fn power_off() -> ! {
+    // What was said may still be on its way down a slow line.
     // SAFETY: no memory is involved.
+    unsafe { libc::tcdrain(libc::STDOUT_FILENO) };
+    // SAFETY: as above.
     unsafe { libc::sync() };
     // SAFETY: as above.
     unsafe { libc::reboot(libc::RB_POWER_OFF) };
@@ -90,7 +98,8 @@ pub fn unload(name: &str) -> Result<(), i32> {
 
 /// Runs `child` in a process of its own, which ends with the returned status.
 pub fn fork(child: impl FnOnce() -> i32) -> Result<i32, i32> {
-    // SAFETY: this process has one thread.
+    // SAFETY: the C library keeps its own state whole, and of what other threads may have left
+    // half done the child uses nothing.
     match unsafe { libc::fork() } {
         0 => {
             let status = child();
@@ -273,6 +282,22 @@ impl Mapping {
             return Err(format!("no mapping: error {}", errno()));
         }
         Ok(Self { start, size })
+    }
+
+    /// Fresh memory below 4 GiB.
+    pub fn low(size: usize) -> Option<Self> {
+        // SAFETY: a new mapping, somewhere there.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                -1,
+                0,
+            )
+        };
+        (start != libc::MAP_FAILED).then_some(Self { start, size })
     }
 
     /// What a descriptor maps.

@@ -84,10 +84,12 @@ impl User for Linux {
 
     /// `unsafe_get_user` with page faults disabled.
     #[inline]
-    fn read_now(&self, space: &Mm, hva: Hva) -> Option<u64> {
-        // SAFETY: the kernel checks the address.
-        let found = unsafe { glue::wb_read_now(space.0.as_ptr(), hva.0) };
-        found.there.then_some(found.word)
+    fn read_now(&self, space: &Mm, places: &[Hva], words: &mut [u64]) -> bool {
+        let count = places.len().min(words.len());
+        let (from, to) = (places.as_ptr().cast(), words.as_mut_ptr());
+        // SAFETY: there are so many of both, and an `Hva` is its number; the
+        // kernel checks the addresses.
+        unsafe { glue::wb_read_now(space.0.as_ptr(), from, to, count) }
     }
 
     /// `SetPageDirty`, `put_page`.
