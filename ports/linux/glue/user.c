@@ -210,24 +210,26 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
 {
 	const pteval_t needed = _PAGE_PRESENT | _PAGE_USER | _PAGE_RW | _PAGE_DIRTY;
-	unsigned long flags, pfn, inner;
+	unsigned long flags, pfn, inner, found = 0;
 	unsigned int shift;
 	pte_t pte;
 
 	if (current->mm != mm || address >= TASK_SIZE_MAX)
 		return 0;
+	/* Nor is a page given back, which is mapped here, while they are off. */
 	local_irq_save(flags);
 	pte = leaf_of(mm, address, &shift);
-	local_irq_restore(flags);
 	if ((pte_flags(pte) & needed) != needed || pte_special(pte) ||
 	    pte_devmap(pte) || !pte_access_permitted(pte, true))
-		return 0;
+		goto out;
 	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
 	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
 	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
-	if (!pfn_valid(pfn) || !folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
-		return 0;
-	return pfn << 8 | shift;
+	if (pfn_valid(pfn) && folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
+		found = pfn << 8 | shift;
+out:
+	local_irq_restore(flags);
+	return found;
 }
 
 void wb_release_page(unsigned long pfn, bool dirty)
