@@ -192,6 +192,12 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
     fn tsc(&self) -> u64;
 
+    /// How fast the time-stamp counters count, in kHz; 0 if the host does not
+    /// know. The same whenever it is asked. Any context.
+    ///
+    /// Linux: `tsc_khz`. FreeBSD: `tsc_freq`.
+    fn tsc_khz(&self) -> u32;
+
     /// Makes a wait queue. May sleep.
     ///
     /// Linux: `init_swait_queue_head`. FreeBSD: `mtx_init`, `cv_init`.

@@ -11,8 +11,9 @@
 //! | [`capability`] | what the interface says of itself |
 //! | [`system`] | commands of the device node |
 //! | [`vm`] | commands of a VM's descriptor |
-//! | `log`, `devices` | the dirty log and the bus, as the interface has them |
+//! | `log`, `devices`, `clock` | the dirty log, the bus and the clock, as the interface has them |
 //! | [`vcpu`] | commands of a vCPU's descriptor |
+//! | [`stats`] | statistics, and the descriptor that tells them |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
 //! | `registers`, `msrs`, `cpuid`, `fpu`, `events` | a vCPU's state, as the interface has it |
 //!
@@ -22,6 +23,7 @@
 pub mod area;
 pub mod bytes;
 pub mod capability;
+mod clock;
 mod cpuid;
 mod devices;
 mod events;
@@ -37,12 +39,14 @@ pub mod kvm;
 mod log;
 mod msrs;
 mod registers;
+pub mod stats;
 pub mod system;
 pub mod vcpu;
 pub mod vm;
 
 pub use area::RunArea;
 pub use bytes::Caller;
+pub use stats::StatsFile;
 pub use vcpu::VcpuFile;
 pub use vm::VmFile;
 
@@ -57,6 +61,8 @@ pub enum Reply {
     NewVm,
     /// A descriptor of a new vCPU with this index, which the port makes.
     NewVcpu(u32),
+    /// A descriptor of which statistics are read, which the port makes.
+    NewStats,
 }
 
 /// Why a command was not carried out.

@@ -15,10 +15,6 @@ const ENTRIES: u64 = 8;
 /// More than that at a time are refused.
 const MAX: u32 = 256;
 
-/// Where the guest would have a clock of the interface's own, by old numbers and new. There is none
-/// yet: owners that put everything back at reset may say that it is off, which it is.
-const CLOCKS: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
-
 /// The list of registers that owners save and restore: a count, and their
 /// numbers.
 pub(super) fn list(caller: &impl Caller, argument: u64) -> Answer {
@@ -55,8 +51,10 @@ impl<H: Hal, V: Vendor> State<H, V> {
             let number = field!(entry, kvm_msr_entry.index: u32);
             let value = match self.cpu.msr(context.vendor, number) {
                 Ok(value) => value,
-                Err(_) if CLOCKS.contains(&number) => 0,
-                Err(_) => return Ok(Reply::Value(done)),
+                Err(_) => match self.cpu.clock_msr(context.vm.vm(), number) {
+                    Some(value) => value,
+                    None => return Ok(Reply::Value(done)),
+                },
             };
             set_field!(entry, kvm_msr_entry.data = value);
             context.caller.copy_out(at, &entry)?;
@@ -73,8 +71,10 @@ impl<H: Hal, V: Vendor> State<H, V> {
             let entry: [u8; ENTRY] = bytes::structure(context.caller, at)?;
             let number = field!(entry, kvm_msr_entry.index: u32);
             let value = field!(entry, kvm_msr_entry.data: u64);
-            let off = CLOCKS.contains(&number) && value == 0;
-            if !off && self.cpu.set_msr(context.vendor, number, value).is_err() {
+            let vm = context.vm.vm();
+            if self.cpu.set_msr(context.vendor, number, value).is_err()
+                && self.cpu.set_clock_msr(vm, number, value).is_none()
+            {
                 return Ok(Reply::Value(done));
             }
         }

@@ -3,15 +3,18 @@ use waterbear_hal::Hal;
 
 use super::area::{self, RunArea, Wanted};
 use super::bytes::{self, Caller, field};
+use super::stats::StatsFile;
 use super::vm::VmFile;
-use super::{Answer, DONE, Failure, kvm, no_argument};
+use super::{Answer, DONE, Failure, Reply, kvm, no_argument};
 use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
+use crate::mem::Shared;
 use crate::run::cpuid::HostCpuid;
 use crate::run::msr::index::APIC_BASE;
 use crate::run::{GuestCpu, Leave};
+use crate::stats::{Count, VcpuStats};
 use crate::vendor::Vendor;
 
 /// A vCPU behind a descriptor.
@@ -20,6 +23,8 @@ pub struct VcpuFile<H: Hal, V: Vendor, A> {
     index: u32,
     /// Shared with the owner.
     area: A,
+    /// `[a]` What is counted.
+    stats: Shared<VcpuStats, H>,
     /// One thread at a time.
     state: Mutex<H, State<H, V>>,
 }
@@ -55,14 +60,17 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         index: u32,
         area: A,
     ) -> Result<Self, Error> {
+        let cpu = GuestCpu::new(&vm.hal, vendor, host)?;
+        let stats = cpu.stats().clone();
         let state = State {
-            cpu: GuestCpu::new(&vm.hal, vendor, host)?,
+            cpu,
             wanted: None,
             signals: None,
         };
         Ok(Self {
             index,
             area,
+            stats,
             state: Mutex::new(&vm.hal, &VCPU, state)?,
         })
     }
@@ -70,6 +78,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     /// What is shared with the owner.
     pub fn area(&self) -> &A {
         &self.area
+    }
+
+    /// What its statistics are read from.
+    pub fn stats(&self) -> StatsFile<H> {
+        StatsFile::of_vcpu(self.index, self.stats.clone())
     }
 
     /// Carries out a command of a thread of the owner's. May sleep; no lock
@@ -92,6 +105,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             caller,
             argument,
         };
+        // While the vCPU runs, too.
+        if command == kvm::KVM_GET_STATS_FD {
+            no_argument(argument)?;
+            return Ok(Reply::NewStats);
+        }
         let mut state = self.state.lock_killable()?;
         match command {
             kvm::KVM_RUN => self.run(&context, &mut state),
@@ -122,6 +140,13 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 DONE
             }
             kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
+            kvm::KVM_KVMCLOCK_CTRL => {
+                if state.cpu.tell_stopped() {
+                    DONE
+                } else {
+                    Err(Error::Invalid.into())
+                }
+            }
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE
@@ -177,7 +202,10 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         };
         area::tell_state(&self.area, &told);
         match result? {
-            Leave::Interrupted => Err(Error::Interrupted.into()),
+            Leave::Interrupted => {
+                self.stats.add(Count::Signal);
+                Err(Error::Interrupted.into())
+            }
             _ => DONE,
         }
     }

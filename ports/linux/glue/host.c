@@ -16,9 +16,11 @@
 #include <linux/smp.h>
 #include <linux/srcu.h>
 #include <linux/swait.h>
+#include <linux/timekeeping.h>
 #include <linux/version.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
+#include <asm/tsc.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
 #include <trace/events/ipi.h>
 #endif
@@ -290,6 +292,22 @@ void wb_signals_unmask(void)
 {
 	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
 	sigemptyset(&current->real_blocked);
+}
+
+u64 wb_boot_time(void)
+{
+	return ktime_get_boottime_ns();
+}
+
+u64 wb_wall_time(void)
+{
+	return ktime_get_real_ns();
+}
+
+bool wb_tsc_is_stable(void)
+{
+	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
+	       boot_cpu_has(X86_FEATURE_NONSTOP_TSC) && !check_tsc_unstable();
 }
 
 struct swait_queue_head *wb_queue_new(void)

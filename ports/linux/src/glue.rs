@@ -42,10 +42,14 @@ pub enum Kind {
     Vm,
     /// A vCPU.
     Vcpu,
+    /// Statistics.
+    Stats,
 }
 
 unsafe extern "C" {
     pub static wb_direct_map: c_ulong;
+    /// The kernel's own.
+    pub static tsc_khz: c_uint;
     pub fn wb_alloc_page() -> *mut u8;
     pub fn wb_free_page(page: *mut u8);
     pub fn wb_free_page_deferred(page: *mut u8);
@@ -95,6 +99,9 @@ unsafe extern "C" {
     pub safe fn wb_signal_pending() -> bool;
     pub safe fn wb_signals_mask(mask: u64);
     pub safe fn wb_signals_unmask();
+    pub safe fn wb_boot_time() -> u64;
+    pub safe fn wb_wall_time() -> u64;
+    pub safe fn wb_tsc_is_stable() -> bool;
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,

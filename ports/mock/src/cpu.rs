@@ -1,7 +1,7 @@
 //! CPUs: which one a thread runs on, interrupts, and hotplug.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use waterbear_hal::cpu::{CpuId, CpuSet};
 use waterbear_hal::{AllocError, Cpu};
@@ -30,6 +30,7 @@ pub(crate) struct Cpus {
     dying: AtomicBool,
     /// How often the time-stamp counter was read.
     tsc: AtomicU64,
+    tsc_khz: AtomicU32,
 }
 
 impl Cpus {
@@ -47,6 +48,7 @@ impl Cpus {
             signal: AtomicBool::new(false),
             dying: AtomicBool::new(false),
             tsc: AtomicU64::new(0),
+            tsc_khz: AtomicU32::new(2_000_000),
         }
     }
 
@@ -239,6 +241,10 @@ unsafe impl<const NOTIFIER: bool> Cpu for Mock<NOTIFIER> {
         self.0.cpus.tsc.fetch_add(1_000, Relaxed)
     }
 
+    fn tsc_khz(&self) -> u32 {
+        self.0.cpus.tsc_khz.load(Relaxed)
+    }
+
     #[track_caller]
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         self.0.may_sleep("new_wait_queue");
@@ -367,6 +373,11 @@ impl<const NOTIFIER: bool> Mock<NOTIFIER> {
     /// Sets the time-stamp counter of every CPU. Each look at it counts a thousand ticks.
     pub fn set_tsc(&self, ticks: u64) {
         self.0.cpus.tsc.store(ticks, Relaxed);
+    }
+
+    /// Sets how fast the time-stamp counters count, in kHz.
+    pub fn set_tsc_khz(&self, khz: u32) {
+        self.0.cpus.tsc_khz.store(khz, Relaxed);
     }
 
     /// Makes every `n`-th question about contention (`is_contended`,

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use waterbear_hal::{AllocError, Cpu, CpuId, CpuSet};
 
 use super::wait::Queue;
-use super::{Bare, apic, call, percpu};
+use super::{Bare, apic, call, percpu, timer};
 use crate::traps::vector;
 
 const INTERRUPTS_ON: u64 = 1 << 9;
@@ -91,6 +91,10 @@ unsafe impl Cpu for Bare {
     fn tsc(&self) -> u64 {
         // SAFETY: every CPU that has hardware virtualisation has the instruction.
         unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        u32::try_from(timer::tsc_rate()).unwrap_or(0)
     }
 
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {

@@ -3,10 +3,10 @@
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use waterbear_hal::CpuId;
+use waterbear_hal::{CpuId, Time};
 use x86::io::{inb, outb};
 
-use super::{apic, percpu};
+use super::{Bare, apic, percpu};
 
 // The PC's interval timer, whose second counter can be watched without
 // interrupts.
@@ -73,9 +73,14 @@ pub fn init() {
     APIC_RATE.store((apic_best / MILLISECONDS).max(1), Ordering::Relaxed);
 }
 
+/// Ticks of the time-stamp counter per millisecond.
+pub fn tsc_rate() -> u64 {
+    TSC_RATE.load(Ordering::Relaxed)
+}
+
 /// Nanoseconds since some moment. CPUs agree as far as their counters do.
 pub fn now() -> u64 {
-    let rate: u128 = TSC_RATE.load(Ordering::Relaxed).into();
+    let rate: u128 = tsc_rate().into();
     (u128::from(tsc()) * 1_000_000 / rate) as u64
 }
 
@@ -126,5 +131,21 @@ pub fn interrupt() {
     me.ticks.fetch_add(1, Ordering::Relaxed);
     if SIGNALS.load(Ordering::Relaxed) {
         me.signal.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Time for Bare {
+    fn nanoseconds(&self) -> u64 {
+        now()
+    }
+
+    /// Nobody tells the date.
+    fn wall_nanoseconds(&self) -> u64 {
+        now()
+    }
+
+    /// Emulated CPUs share one clock.
+    fn tsc_is_stable(&self) -> bool {
+        true
     }
 }

@@ -12,7 +12,7 @@ use waterbear_hal::{AllocError, Memory, Pfn};
 use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
-use super::{Handle, Process, Promise, returned};
+use super::{Handle, Process, Promise, returned, stats};
 use crate::glue::Kind;
 use crate::host::Linux;
 use crate::machine::{self, Vendor};
@@ -141,6 +141,13 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     };
     returned(match answer {
         Ok(Reply::Value(value)) => Ok(value.into()),
+        Ok(Reply::NewStats) => {
+            let file = match &owned.vcpu {
+                AnyVcpu::Svm(vcpu) => vcpu.stats(),
+                AnyVcpu::Vmx(vcpu) => vcpu.stats(),
+            };
+            stats::make(&owned.vm, file)
+        }
         Ok(_) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })

@@ -128,6 +128,12 @@ unsafe impl Cpu for Linux {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    /// `tsc_khz`.
+    fn tsc_khz(&self) -> u32 {
+        // SAFETY: the kernel wrote it when it booted.
+        unsafe { glue::tsc_khz }
+    }
+
     /// `init_swait_queue_head`.
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue(allocated(glue::wb_queue_new())?))

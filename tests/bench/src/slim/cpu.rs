@@ -89,6 +89,10 @@ unsafe impl Cpu for SlimHost {
         0
     }
 
+    fn tsc_khz(&self) -> u32 {
+        0
+    }
+
     fn new_wait_queue(&self) -> Result<Queue, AllocError> {
         Ok(Queue)
     }
