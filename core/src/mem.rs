@@ -81,6 +81,33 @@ pub fn array<T, H: Hal>(
     Ok(values.into_boxed_slice())
 }
 
+/// Makes an array of `len` zeros. May sleep.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
+pub fn zeros<H: Hal>(hal: &H, len: usize) -> Result<Box<[u64], H>, Error> {
+    let mut words = Vec::new_in(Heap(hal.clone()));
+    words.try_reserve_exact(len)?;
+    // SAFETY: within the capacity just reserved, and the host's memory is zeroed.
+    unsafe { words.set_len(len) };
+    Ok(words.into_boxed_slice())
+}
+
+const _: () = assert!(cfg!(target_endian = "little"));
+
+/// The bytes of some words, the lowest of each first.
+pub fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: as many bytes, all of which are initialised.
+    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// As [`bytes_of`], to be written.
+pub fn bytes_of_mut(words: &mut [u64]) -> &mut [u8] {
+    // SAFETY: as above, borrowed from who may write them; any bytes make words.
+    unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
+
 /// Shared ownership of a value: freed with its last handle.
 ///
 /// The standard library's has no fallible constructor, and no weak references

@@ -54,6 +54,7 @@ impl<T, H: Hal> OnceTable<T, H> {
     }
 
     /// The value in place `index`, if there is one. Any context.
+    #[inline]
     pub fn get(&self, index: usize) -> Option<&T> {
         self.chunk(index)?
             .values

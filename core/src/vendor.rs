@@ -3,10 +3,14 @@
 //! [`Hardware`] is the slow path: is this CPU able, switch it on, switch it
 //! off. It is used through references, so that the registry exists once.
 //! [`Vendor`] is the way into the guest; code on that path is generic over it
-//! and has no indirect call.
+//! and has no indirect call. [`either`] makes one vendor of two.
+pub mod either;
+
 use core::fmt;
 
 use waterbear_hal::{CpuId, Pfn};
+
+pub use either::Either;
 
 use crate::Error;
 use crate::arch::{Event, Segment, SegmentName, Shadow, TableName, TableRegister};
@@ -57,6 +61,25 @@ pub trait Hardware: Send + Sync {
     fn disable_cpu(&self, cpu: CpuId);
 }
 
+/// The registers that every vendor keeps in memory while the guest does not run.
+pub trait Registers {
+    /// See [`Vendor::regs`].
+    fn regs(&mut self) -> &mut Regs;
+
+    /// See [`Vendor::switched`].
+    fn switched(&mut self) -> &mut Switched;
+}
+
+/// Why an entry has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Why the guest was left.
+    pub exit: Exit,
+    /// Nothing else is due: the exit took nothing from the host and cut no event's delivery short.
+    /// Then, and only then, the guest may be entered again in the same run.
+    pub whole: bool,
+}
+
 /// The way into the guest.
 ///
 /// The methods that take a vCPU are called by the thread that owns it, with interrupts on and the
@@ -65,7 +88,7 @@ pub trait Hardware: Send + Sync {
 /// makes the next entry end with [`Exit::Refused`].
 pub trait Vendor: Hardware {
     /// What the vendor keeps per vCPU.
-    type Vcpu;
+    type Vcpu: Registers;
 
     /// Makes a vCPU in real mode, as after a reset but with every segment at address 0 and RIP 0.
     /// May sleep.
@@ -75,30 +98,36 @@ pub trait Vendor: Hardware {
     /// [`Error::NoMemory`].
     fn new_vcpu(&self) -> Result<Self::Vcpu, Error>;
 
-    /// Makes ready for [`enter`](Vendor::enter), which follows on the same CPU, `cpu`, to which
-    /// the thread is pinned; interrupts are on here and off there. A vendor whose hardware keeps a
-    /// vCPU's state on one CPU fetches it here.
+    /// Makes ready for [`switch_in`](Vendor::switch_in), which follows on the same CPU, `cpu`, to
+    /// which the thread is pinned; interrupts are on here and off there. A vendor whose hardware
+    /// keeps a vCPU's state on one CPU fetches it here.
     fn prepare(&self, _vcpu: &mut Self::Vcpu, _cpu: CpuId) {}
 
-    /// Enters the guest on the page tables below `root` and returns when the
-    /// hardware has left it; says why. Comes right after
-    /// [`prepare`](Vendor::prepare). Interrupts are off; one that arrives ends
-    /// the guest's run and is taken when they are on again.
+    /// Begins a run on this CPU, `cpu`, on the page tables below `root`: what the CPU does not
+    /// switch by itself becomes the guest's. Comes right after [`prepare`](Vendor::prepare), with
+    /// interrupts off.
     ///
-    /// `again` hears of every exit while what the vendor switches by hand is
-    /// still the guest's, and says whether the guest goes on at once. It is not
-    /// asked where an event's delivery was cut short: that comes back to the
-    /// core. It does not sleep; of the hooks it uses those for registers, and neither it nor
-    /// what it does injects an event or changes control registers or MSRs.
-    fn enter(
-        &self,
-        vcpu: &mut Self::Vcpu,
-        root: Pfn,
-        again: impl FnMut(&mut Self::Vcpu, Exit) -> bool,
-    ) -> Exit;
+    /// Until [`switch_out`](Vendor::switch_out), which must follow, the thread stays on the CPU with
+    /// interrupts off and does not sleep. Of the hooks it uses [`enter`](Vendor::enter) and those
+    /// for registers; it injects no event and changes no control register or MSR.
+    ///
+    /// # Errors
+    ///
+    /// The exit that there would be: the guest need not be entered, or cannot. Then the run has not
+    /// begun, and there is nothing to switch out.
+    fn switch_in(&self, vcpu: &mut Self::Vcpu, cpu: CpuId, root: Pfn) -> Result<(), Exit>;
 
-    /// Makes the next [`enter`](Vendor::enter) of this vCPU, on whatever CPU,
-    /// begin without second-level translations in that CPU's TLB.
+    /// Enters the guest and returns when the hardware has left it. An interrupt that arrives ends
+    /// the guest's run and is taken when they are on again. What the vendor switches by hand is the
+    /// guest's before and after; outside a run the entry is [`Exit::Refused`].
+    fn enter(&self, vcpu: &mut Self::Vcpu) -> Left;
+
+    /// Ends a run: what the CPU does not switch by itself is the host's again. What the last exit
+    /// took from the host it gets here. Interrupts are off still.
+    fn switch_out(&self, vcpu: &mut Self::Vcpu);
+
+    /// Makes the next run of this vCPU, on whatever CPU, begin without second-level translations in
+    /// that CPU's TLB.
     fn flush_tlb(&self, vcpu: &mut Self::Vcpu);
 
     /// The length of the instruction that caused the last exit, where the CPU tells it; 0 where it
@@ -111,10 +140,16 @@ pub trait Vendor: Hardware {
 
     /// The vCPU's registers as of its last exit; changes count from the next
     /// entry on.
-    fn regs<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Regs;
+    #[inline(always)]
+    fn regs<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Regs {
+        vcpu.regs()
+    }
 
     /// The same for those that the vendor switches by hand.
-    fn switched<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Switched;
+    #[inline(always)]
+    fn switched<'a>(&self, vcpu: &'a mut Self::Vcpu) -> &'a mut Switched {
+        vcpu.switched()
+    }
 
     /// A segment register.
     fn segment(&self, vcpu: &mut Self::Vcpu, name: SegmentName) -> Segment;

@@ -187,6 +187,23 @@ pub unsafe trait Cpu: Sized {
     /// Linux: `signal_pending(current)`. FreeBSD: `SIGPENDING(curthread)`.
     fn signal_pending(&self) -> bool;
 
+    /// Whether this thread has something else to do than to run a guest: a
+    /// signal waits, or another thread wants the CPU. Any context.
+    ///
+    /// Linux: `read_thread_flags`.
+    fn held_up(&self) -> bool {
+        self.signal_pending() || self.should_yield()
+    }
+
+    /// Whether return predictions that a guest has left must be overwritten
+    /// before the host returns from a function, on a CPU that does not see to
+    /// it by itself. Any context.
+    ///
+    /// Linux: `X86_FEATURE_RSB_VMEXIT`. FreeBSD: always.
+    fn distrusts_predictions(&self) -> bool {
+        true
+    }
+
     /// This CPU's time-stamp counter, in its own ticks. Any context.
     ///
     /// Linux: `rdtsc`. FreeBSD: `rdtsc`.
@@ -197,6 +214,29 @@ pub unsafe trait Cpu: Sized {
     ///
     /// Linux: `tsc_khz`. FreeBSD: `tsc_freq`.
     fn tsc_khz(&self) -> u32;
+
+    /// Has the host set and clear bits of this CPU's CR4. A host that keeps a
+    /// copy of the register must: it would undo what is written behind its
+    /// back. False where the host keeps none; then nothing was done. Interrupts
+    /// off.
+    ///
+    /// Linux: `cr4_update_irqsoff`. FreeBSD: false.
+    ///
+    /// # Safety
+    ///
+    /// The CPU lets these bits be set and cleared now, and the host expects it.
+    unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
+        let _ = (set, clear);
+        false
+    }
+
+    /// The limit of this CPU's task register has become 103, which cuts an I/O
+    /// bitmap off. A host whose threads may have one sees to it that the
+    /// register is loaded again before such a thread is in user space.
+    /// Interrupts off.
+    ///
+    /// Linux: `invalidate_tss_limit`. FreeBSD: `ltr`.
+    fn task_register_was_cut(&self) {}
 
     /// Makes a wait queue. May sleep.
     ///

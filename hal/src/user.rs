@@ -16,6 +16,9 @@ pub struct HostPage {
     /// Whether the host lets the owner write to the page now. May be true
     /// although only a read was asked for.
     pub writable: bool,
+    /// Whether it is a device's memory, or other memory that the owner reaches
+    /// past the caches: then the guest does too.
+    pub uncached: bool,
     /// The largest level at which host memory is contiguous around `pfn` with
     /// the same permissions, aligned alike in virtual and physical space.
     pub level: Level,
@@ -134,8 +137,20 @@ pub trait User {
     /// host counts the page as dirty. Does not sleep; interrupts may be off.
     /// `None` when it takes `resolve`: always on hosts without notifications.
     ///
-    /// Linux: a walk as `get_user_pages_fast_only` does it.
+    /// Linux: a walk of the host's page table, as `get_user_pages_fast_only`
+    /// does it.
     fn resolve_now(&self, _space: &Self::Space, _hva: Hva, _write: bool) -> Option<HostPage> {
+        None
+    }
+
+    /// As [`read`](User::read), of a little-endian word of 64 bits that is
+    /// there already, all in one page; at a multiple of eight it is one access.
+    /// Does not sleep; interrupts may be off. `None` when it takes `read`:
+    /// always on hosts that cannot.
+    ///
+    /// Linux: `unsafe_get_user` with page faults disabled. FreeBSD: `fueword64`
+    /// with page faults disabled.
+    fn read_now(&self, _space: &Self::Space, _hva: Hva) -> Option<u64> {
         None
     }
 

@@ -24,6 +24,8 @@ pub struct ByHand {
     /// `Some` when the guest has XSAVE switched on.
     xcr0: Option<u64>,
     xss: Option<u64>,
+    /// What the guest left in CR2 and DR6.
+    left: (u64, u64),
 }
 
 impl ByHand {
@@ -81,16 +83,23 @@ impl ByHand {
             tsc_aux,
             xcr0,
             xss,
+            left: (guest.cr2, dr6),
         }
     }
 
-    /// Puts the host's values back. `cr2` and `dr6` are what the guest left; `guest` and `tsc_aux`
-    /// what `load` got.
+    /// Notes what the guest has left in CR2 and DR6.
+    #[inline(always)]
+    pub fn left(&mut self, cr2: u64, dr6: u64) {
+        self.left = (cr2, dr6);
+    }
+
+    /// Puts the host's values back. `guest` and `tsc_aux` are what `load` got.
     ///
     /// # Safety
     ///
     /// On the CPU of `load`, in the same section with interrupts off.
-    pub unsafe fn restore(self, guest: &mut Switched, cr2: u64, dr6: u64, tsc_aux: u64) {
+    pub unsafe fn restore(self, guest: &mut Switched, tsc_aux: u64) {
+        let (cr2, dr6) = self.left;
         if self.cr2 != cr2 {
             // SAFETY: the host's own value.
             unsafe { cpu::write_cr2(self.cr2) }

@@ -24,6 +24,8 @@ pub mod code {
     pub const CPUID: u64 = 0x72;
     /// IRET.
     pub const IRET: u64 = 0x74;
+    /// IN or OUT.
+    pub const IOIO: u64 = 0x7b;
     /// Shutdown.
     pub const SHUTDOWN: u64 = 0x7f;
     /// A nested page fault.
@@ -41,12 +43,24 @@ pub fn reason(control: &Control) -> u64 {
 /// a debug exception has set in DR6.
 #[inline(always)]
 pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
-    // The two that are finished soonest first.
+    // Those that are finished soonest first, and what is most frequent besides.
     match reason(control) {
         code::CPUID => Exit::Cpuid,
         code::NPF => nested_fault(control.exit_info1, control.exit_info2),
+        code::IOIO => port(control.exit_info1),
         _ => decode_other(control, assists, causes),
     }
+}
+
+/// An access to a port, from the exit's first word.
+fn port(info: u64) -> Exit {
+    Exit::Io(IoExit {
+        port: (info >> 16) as u16,
+        size: (info >> 4 & 7) as u8,
+        input: info & 1 != 0,
+        string: info & 1 << 2 != 0,
+        repeat: info & 1 << 3 != 0,
+    })
 }
 
 #[inline(never)]
@@ -91,13 +105,6 @@ fn decode_other(control: &Control, assists: bool, causes: u64) -> Exit {
         0x76 => Exit::Invd,
         0x77 => Exit::Pause,
         0x78 => Exit::Halt,
-        0x7b => Exit::Io(IoExit {
-            port: (info1 >> 16) as u16,
-            size: (info1 >> 4 & 7) as u8,
-            input: info1 & 1 != 0,
-            string: info1 & 1 << 2 != 0,
-            repeat: info1 & 1 << 3 != 0,
-        }),
         0x7c if info1 & 1 == 0 => Exit::ReadMsr,
         0x7c => Exit::WriteMsr,
         0x7d => Exit::TaskSwitch {

@@ -5,8 +5,8 @@ use waterbear_core::arch::{
 };
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
-use waterbear_core::vendor::{Control, Msr, Vendor};
-use waterbear_hal::{Hal, Pfn};
+use waterbear_core::vendor::{Control, Left, Msr, Registers, Vendor};
+use waterbear_hal::{CpuId, Hal, Pfn};
 
 use crate::clean::Clean;
 use crate::exit::{code, reason};
@@ -18,6 +18,18 @@ use crate::vmcb::{EFER_SVME, InterruptState, Save};
 /// The longest instruction in bytes.
 const MAX_LENGTH: u64 = 15;
 
+impl<H: Hal> Registers for SvmVcpu<H> {
+    #[inline(always)]
+    fn regs(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+
+    #[inline(always)]
+    fn switched(&mut self) -> &mut Switched {
+        &mut self.switched
+    }
+}
+
 impl<H: Hal> Vendor for Svm<H> {
     type Vcpu = SvmVcpu<H>;
 
@@ -25,13 +37,19 @@ impl<H: Hal> Vendor for Svm<H> {
         self.vcpu()
     }
 
-    fn enter(
-        &self,
-        vcpu: &mut SvmVcpu<H>,
-        root: Pfn,
-        again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
-    ) -> Exit {
-        self.enter_here(vcpu, root, again)
+    #[inline(always)]
+    fn switch_in(&self, vcpu: &mut SvmVcpu<H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
+        self.begin(vcpu, cpu, root)
+    }
+
+    #[inline(always)]
+    fn enter(&self, vcpu: &mut SvmVcpu<H>) -> Left {
+        self.enter_once(vcpu)
+    }
+
+    #[inline(always)]
+    fn switch_out(&self, vcpu: &mut SvmVcpu<H>) {
+        self.end(vcpu);
     }
 
     fn flush_tlb(&self, vcpu: &mut SvmVcpu<H>) {
@@ -39,12 +57,11 @@ impl<H: Hal> Vendor for Svm<H> {
     }
 
     fn length(&self, vcpu: &mut SvmVcpu<H>) -> u8 {
-        const IOIO: u64 = 0x7b;
         let block = vcpu.block.fields();
         let control = &block.control;
         let next = match reason(control) {
             // The one exit where every CPU tells it.
-            IOIO => control.exit_info2,
+            code::IOIO => control.exit_info2,
             _ if self.features().next_rip => control.next_rip,
             _ => return 0,
         };
@@ -66,14 +83,6 @@ impl<H: Hal> Vendor for Svm<H> {
             && matches!(reason(control), code::NPF | code::PAGE_FAULT);
         let count = if told { control.fetched_count } else { 0 };
         control.fetched.get(..count.into()).unwrap_or_default()
-    }
-
-    fn regs<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
-
-    fn switched<'a>(&self, vcpu: &'a mut SvmVcpu<H>) -> &'a mut Switched {
-        &mut vcpu.switched
     }
 
     fn segment(&self, vcpu: &mut SvmVcpu<H>, name: SegmentName) -> Segment {
@@ -166,6 +175,9 @@ impl<H: Hal> Vendor for Svm<H> {
     }
 
     fn take_undelivered(&self, vcpu: &mut SvmVcpu<H>) -> Option<Event> {
+        if vcpu.injected.is_none() && vcpu.undelivered.is_none() {
+            return None;
+        }
         let event = vcpu.injected.take().or(vcpu.undelivered.take());
         if event == Some(Event::Nmi) {
             vcpu.nmi.set_masked(false);

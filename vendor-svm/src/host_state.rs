@@ -15,7 +15,7 @@
 //! Not in the list, because nobody reads it as a register: the interrupt flag and GIF, which
 //! [`world`](crate::world) leaves as it found them; the time-stamp counter, which guests see
 //! through an offset and cannot write; return predictions, which it overwrites after a run unless
-//! automatic IBRS does; the other predictors, which are told to forget when another vCPU comes to
+//! automatic IBRS does or the host says that it trusts them; the other predictors, which are told to forget when another vCPU comes to
 //! a CPU that has PRED_CMD. Mitigations that depend on the CPU's model, not on an enumerated
 //! feature (untraining returns, clearing buffers with VERW), are not done.
 //!

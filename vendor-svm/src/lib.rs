@@ -51,6 +51,7 @@ pub mod permission;
 pub mod segment;
 #[cfg(target_arch = "x86_64")]
 pub mod svm;
+#[cfg(target_arch = "x86_64")]
 pub mod vcpu;
 pub mod vmcb;
 #[cfg(target_arch = "x86_64")]

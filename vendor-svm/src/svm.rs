@@ -6,7 +6,7 @@ use waterbear_core::Error;
 use waterbear_core::exit::Exit;
 use waterbear_core::mem::{Box, Heap, Vec};
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vendor::{EnableError, Hardware, Unsupported};
+use waterbear_core::vendor::{EnableError, Hardware, Left, Unsupported};
 use waterbear_hal::{CpuId, Hal, Level, Pfn};
 
 use crate::asid::Asids;
@@ -16,7 +16,7 @@ use crate::detect::Features;
 use crate::exit::{code, reason};
 use crate::pages::Pages;
 use crate::permission;
-use crate::vcpu::{Maps, SvmVcpu};
+use crate::vcpu::{Maps, Run, SvmVcpu};
 use crate::vmcb::EFER_SVME;
 use crate::world;
 
@@ -116,35 +116,16 @@ impl<H: Hal> Svm<H> {
         SvmVcpu::new(&self.hal, number, maps, &self.features)
     }
 
-    /// Enters the guest on this CPU, with interrupts off.
-    pub(crate) fn enter_here(
-        &self,
-        vcpu: &mut SvmVcpu<H>,
-        root: Pfn,
-        again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
-    ) -> Exit {
-        let cpu = self.hal.pin();
-        let exit = match self.cpus.get(cpu as usize) {
-            Some(per_cpu) => match vcpu.prepare(root, &self.features) {
-                Some(exit) => exit,
-                None => self.run(vcpu, per_cpu, cpu, again),
-            },
-            None => Exit::Refused(code::INVALID),
-        };
-        // SAFETY: pairs with the `pin` above.
-        unsafe { self.hal.unpin() }
-        exit
-    }
-
-    /// Runs a prepared guest until an exit of which `again` does not say that the guest goes on.
-    fn run(
-        &self,
-        vcpu: &mut SvmVcpu<H>,
-        per_cpu: &PerCpu<H>,
-        cpu: CpuId,
-        mut again: impl FnMut(&mut SvmVcpu<H>, Exit) -> bool,
-    ) -> Exit {
+    /// Begins a run on this CPU, whose interrupts are off, as
+    /// [`Vendor::switch_in`](waterbear_core::vendor::Vendor::switch_in).
+    pub(crate) fn begin(&self, vcpu: &mut SvmVcpu<H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
         let features = &self.features;
+        let Some(per_cpu) = self.cpus.get(cpu as usize) else {
+            return Err(Exit::Refused(code::INVALID));
+        };
+        if vcpu.prepare(root, features) {
+            return Err(Exit::NmiWindow);
+        }
         let flush = core::mem::take(&mut vcpu.flush);
         if flush || !per_cpu.asids.still_good(cpu, &vcpu.held) {
             let (count, by_asid) = (features.asids, features.flush_by_asid);
@@ -160,40 +141,57 @@ impl<H: Hal> Svm<H> {
             }
         }
         let cr4 = vcpu.block.fields().save.cr4;
-        let tsc_aux = vcpu.tsc_aux;
-        // SAFETY: interrupts are off until `restore`; every CPU has these features.
-        let by_hand = unsafe { ByHand::load(&vcpu.switched, cr4, tsc_aux, features) };
-        let (block, host) = (vcpu.block.hpa(), per_cpu.host.hpa());
-        let stuff = per_cpu.stuff.load(Ordering::Relaxed);
-        let (exit, why, cr2, dr6) = loop {
-            // SAFETY: the core enters only on CPUs where SVM was enabled, with
-            // interrupts off; block and pages are ours and of this CPU.
-            unsafe { world::run(block, host, &mut vcpu.regs, stuff) }
-            let block = vcpu.block.fields();
-            let why = reason(&block.control);
-            let (cr2, dr6) = (block.save.cr2, block.save.dr6);
-            let exit = vcpu.finish(features);
-            // What the exit took from the host goes back to it first, and what it did not deliver
-            // to the core.
-            let bare =
-                why != code::MACHINE_CHECK && vcpu.undelivered.is_none() && !vcpu.nmi.is_busy();
-            if !bare || !again(vcpu, exit) {
-                break (exit, why, cr2, dr6);
-            }
-            vcpu.prepare_again();
+        vcpu.run = Some(Run {
+            // SAFETY: interrupts are off until `end`; every CPU has these features.
+            by_hand: unsafe { ByHand::load(&vcpu.switched, cr4, vcpu.tsc_aux, features) },
+            host: per_cpu.host.hpa(),
+            stuff: per_cpu.stuff.load(Ordering::Relaxed),
+            cpu,
+        });
+        Ok(())
+    }
+
+    /// Runs the guest until its next exit.
+    #[inline(always)]
+    pub(crate) fn enter_once(&self, vcpu: &mut SvmVcpu<H>) -> Left {
+        vcpu.write_registers();
+        let SvmVcpu {
+            block, regs, run, ..
+        } = vcpu;
+        let Some(run) = run else {
+            let exit = Exit::Refused(code::INVALID);
+            return Left { exit, whole: false };
         };
-        // SAFETY: this is the CPU of `load`, and interrupts are off since.
-        unsafe { by_hand.restore(&mut vcpu.switched, cr2, dr6, tsc_aux) }
-        if why == code::INVALID {
-            // Nobody says that the CPU forgot anything before it refused.
-            vcpu.flush = true;
-            per_cpu.asids.restart();
-        }
-        if why == code::MACHINE_CHECK {
+        // SAFETY: a run has begun: this is a CPU where the core has enabled SVM, with interrupts
+        // off; block and pages are ours and of this CPU.
+        unsafe { world::run(block.hpa(), run.host, regs, run.stuff) }
+        let block = block.fields();
+        let why = reason(&block.control);
+        run.by_hand.left(block.save.cr2, block.save.dr6);
+        let exit = vcpu.finish(&self.features);
+        let whole = why != code::MACHINE_CHECK && vcpu.undelivered.is_none() && !vcpu.nmi.is_busy();
+        Left { exit, whole }
+    }
+
+    /// Ends a run.
+    pub(crate) fn end(&self, vcpu: &mut SvmVcpu<H>) {
+        let Some(run) = vcpu.run.take() else {
+            return;
+        };
+        // SAFETY: this is the CPU of `begin`, and interrupts are off since.
+        unsafe { run.by_hand.restore(&mut vcpu.switched, vcpu.tsc_aux) }
+        match reason(&vcpu.block.fields().control) {
+            code::INVALID => {
+                // Nobody says that the CPU forgot anything before it refused.
+                vcpu.flush = true;
+                if let Some(per_cpu) = self.cpus.get(run.cpu as usize) {
+                    per_cpu.asids.restart();
+                }
+            }
             // SAFETY: the host's state is complete again.
-            unsafe { machine_check() }
+            code::MACHINE_CHECK => unsafe { machine_check() },
+            _ => {}
         }
-        exit
     }
 }
 
@@ -234,9 +232,8 @@ impl<H: Hal> Hardware for Svm<H> {
         per_cpu.last.store(0, Ordering::Relaxed);
         // SAFETY: every 64-bit CPU has the register.
         let efer = unsafe { read_msr(EFER) };
-        per_cpu
-            .stuff
-            .store(efer & EFER_AIBRSE == 0, Ordering::Relaxed);
+        let stuff = efer & EFER_AIBRSE == 0 && self.hal.distrusts_predictions();
+        per_cpu.stuff.store(stuff, Ordering::Relaxed);
         // SAFETY: the CPU has SVM and firmware allows it (`check_cpu`).
         unsafe { write_msr(EFER, efer | EFER_SVME) }
         // SAFETY: SVM is on, and the page is this CPU's own.

@@ -3,9 +3,10 @@ use waterbear_core::Error;
 use waterbear_core::arch::{Cr0, Cr4, Event, Exception};
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
-use waterbear_hal::{Hal, Hpa, Pfn};
+use waterbear_hal::{CpuId, Hal, Hpa, Pfn};
 
 use crate::asid::{Forget, Held};
+use crate::by_hand::ByHand;
 use crate::clean::Clean;
 use crate::detect::Features;
 use crate::event;
@@ -50,10 +51,22 @@ pub struct SvmVcpu<H: Hal> {
     pub(crate) injected: Option<Event>,
     /// Cut short by the last exit.
     pub(crate) undelivered: Option<Event>,
+    /// While a run lasts: between `begin` and `end`.
+    pub(crate) run: Option<Run>,
     soft: Option<Soft>,
     /// What the control block has been told to exit for.
     watched: Watch,
     maps: Maps,
+}
+
+/// What a run needs on its CPU, and what it has taken from the host.
+pub(crate) struct Run {
+    pub(crate) by_hand: ByHand,
+    /// Where VMSAVE keeps the host's state.
+    pub(crate) host: Hpa,
+    /// The host's return predictions are to be overwritten after an exit.
+    pub(crate) stuff: bool,
+    pub(crate) cpu: CpuId,
 }
 
 bitflags::bitflags! {
@@ -107,6 +120,7 @@ impl<H: Hal> SvmVcpu<H> {
             wants_interrupt: false,
             injected: None,
             undelivered: None,
+            run: None,
             soft: None,
             watched: Watch::all(),
             maps,
@@ -162,15 +176,16 @@ impl<H: Hal> SvmVcpu<H> {
         state.contains(InterruptState::SHADOW)
     }
 
-    /// Fills in what an entry needs, but for the TLB. `Some` when the guest need not be entered.
-    pub(crate) fn prepare(&mut self, root: Pfn, features: &Features) -> Option<Exit> {
+    /// Fills in what a run needs, but for the TLB and the registers that an entry writes. Returns
+    /// whether the guest need not be entered: a wanted window for an NMI is open already.
+    pub(crate) fn prepare(&mut self, root: Pfn, features: &Features) -> bool {
         self.undelivered = None;
         if self.nmi.is_busy() {
             let shadow = self.in_shadow();
             let idle = self.injected.is_none();
             let dr6 = self.switched.dr6;
             if self.nmi.prepare(&self.regs, dr6, shadow, idle) {
-                return Some(Exit::NmiWindow);
+                return true;
             }
         }
         let watch = self.watch();
@@ -178,16 +193,13 @@ impl<H: Hal> SvmVcpu<H> {
             self.watched = watch;
             self.set_intercepts(watch);
         }
-        match self.injected {
-            Some(event) => self.prepare_event(event, features),
-            None => self.block.fields().control.event_injection = 0,
+        if let Some(event) = self.injected {
+            self.prepare_event(event, features);
         }
         let Self {
             block,
-            regs,
             switched,
             nmi,
-            soft,
             ..
         } = self;
         let block = block.fields();
@@ -204,24 +216,31 @@ impl<H: Hal> SvmVcpu<H> {
         set(&mut save.dr6, nmi.dr6(switched.dr6), Clean::DEBUG_REGISTERS);
         set(&mut save.dr7, switched.dr7, Clean::DEBUG_REGISTERS);
         control.clean.remove(stale);
-        save.rax = regs.general[Regs::RAX];
-        save.rsp = regs.general[Regs::RSP];
-        save.rip = soft.map_or(regs.rip, |soft| soft.next);
-        save.rflags = nmi.flags(regs.rflags);
-        None
+        false
     }
 
-    /// The same for an entry that comes right after an exit, with nothing changed but general
-    /// registers, RIP and RFLAGS. Not while [`nmi`](SvmVcpu::nmi) is busy.
+    /// Fills in the registers for an entry.
     #[inline(always)]
-    pub(crate) fn prepare_again(&mut self) {
-        let Self { block, regs, .. } = self;
+    pub(crate) fn write_registers(&mut self) {
+        let Self {
+            block,
+            regs,
+            nmi,
+            soft,
+            injected,
+            ..
+        } = self;
         let Vmcb { control, save } = block.fields();
-        control.event_injection = 0;
+        if injected.is_none() {
+            control.event_injection = 0;
+        }
         save.rax = regs.general[Regs::RAX];
         save.rsp = regs.general[Regs::RSP];
-        save.rip = regs.rip;
-        save.rflags = regs.rflags;
+        save.rip = match soft {
+            Some(soft) => soft.next,
+            None => regs.rip,
+        };
+        save.rflags = nmi.flags(regs.rflags);
     }
 
     /// What exits this time beside what always does.

@@ -16,7 +16,8 @@ use x86::msr::{
 use crate::controls::Capability;
 use crate::detect::Facts;
 
-const CR4_VMXE: u64 = 1 << 13;
+/// CR4: VMX operation may be on.
+pub const CR4_VMXE: u64 = 1 << 13;
 
 /// What this CPU says about itself.
 pub(crate) fn facts() -> Facts {
@@ -135,10 +136,12 @@ pub fn write_cr2(value: u64) {
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) }
 }
 
+/// Sets CR4.
+///
 /// # Safety
 ///
-/// This is the kernel, and the value is what the caller wants.
-unsafe fn write_cr4(cr4: u64) {
+/// The CPU takes the value, and it is what the host wants there.
+pub unsafe fn write_cr4(cr4: u64) {
     // SAFETY: as the caller promises.
     unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags)) }
 }
@@ -251,19 +254,11 @@ pub unsafe fn unlock() {
 ///
 /// # Safety
 ///
-/// It is off, the CPU has it and firmware allows it, interrupts are off, and `region` is a page of
-/// this CPU's own that begins with the revision.
+/// It is off, the CPU has it and firmware allows it, CR4.VMXE is set, interrupts are off, and
+/// `region` is a page of this CPU's own that begins with the revision.
 pub unsafe fn vmxon(region: Hpa) -> bool {
-    let cr4 = read_cr4();
-    // SAFETY: the CPU has VMX, so the bit may be set.
-    unsafe { write_cr4(cr4 | CR4_VMXE) }
     // SAFETY: as the caller promises.
-    let on = unsafe { x86::bits64::vmx::vmxon(region.0) }.is_ok();
-    if !on {
-        // SAFETY: as it was.
-        unsafe { write_cr4(cr4) }
-    }
-    on
+    unsafe { x86::bits64::vmx::vmxon(region.0) }.is_ok()
 }
 
 /// Turns VMX operation off.
@@ -274,9 +269,6 @@ pub unsafe fn vmxon(region: Hpa) -> bool {
 pub unsafe fn vmxoff() {
     // SAFETY: as the caller promises.
     let _ = unsafe { x86::bits64::vmx::vmxoff() };
-    let cr4 = read_cr4();
-    // SAFETY: VMX operation is off.
-    unsafe { write_cr4(cr4 & !CR4_VMXE) }
 }
 
 /// Writes a control structure back to memory. One that is not active here has no state here.

@@ -60,8 +60,7 @@ pub const HOST_STATE: &[HostState] = &[
     state(
         "the limit of TR",
         Read::Dead,
-        "nobody: the exit makes it 103; a host whose task-state segment has an I/O bitmap loads \
-         TR again before its users need that",
+        "the host, when it needs more than the 103 of an exit (hal::Cpu::task_register_was_cut)",
     ),
     state(
         "GDTR",

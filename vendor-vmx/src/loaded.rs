@@ -26,7 +26,7 @@ use waterbear_core::mem::{Box, Heap, Vec};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use waterbear_hal::{CpuId, CpuSet, Hal};
 
-use crate::cpu;
+use crate::cpu::{self, CR4_VMXE};
 use crate::detect::Features;
 use crate::fields::Current;
 use crate::pages::Page;
@@ -85,6 +85,12 @@ impl<H: Hal> Cpus<H> {
         self.list.len()
     }
 
+    /// The host learns what an exit has done to the task register. Interrupts off.
+    #[inline(always)]
+    pub fn cut_task_register(&self) {
+        self.hal.task_register_was_cut();
+    }
+
     /// Switches VMX operation on, on this CPU; says whether it is on now. With `unlock`, the
     /// firmware left to us whether it may be on.
     ///
@@ -100,8 +106,10 @@ impl<H: Hal> Cpus<H> {
             // SAFETY: as the caller promises.
             unsafe { cpu::unlock() }
         }
+        self.change_cr4(CR4_VMXE, 0);
         // SAFETY: as the caller promises, and the region is this CPU's.
         if !unsafe { cpu::vmxon(here.region.address()) } {
+            self.change_cr4(0, CR4_VMXE);
             return false;
         }
         here.on.store(true, Ordering::Relaxed);
@@ -129,6 +137,16 @@ impl<H: Hal> Cpus<H> {
         }
         // SAFETY: it is on, as the mark said, and no other structure is active here.
         unsafe { cpu::vmxoff() }
+        self.change_cr4(0, CR4_VMXE);
+    }
+
+    /// Lets VMX operation be on, which it is not yet, or no longer.
+    fn change_cr4(&self, set: u64, clear: u64) {
+        // SAFETY: only CR4.VMXE, on a CPU with VMX, with VMX operation off.
+        if !unsafe { self.hal.change_cr4(set, clear) } {
+            // SAFETY: as above, and the host keeps no copy.
+            unsafe { cpu::write_cr4(cpu::read_cr4() & !clear | set) }
+        }
     }
 
     /// Access to the structure at `address`, if it is current on this CPU.

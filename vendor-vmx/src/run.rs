@@ -3,6 +3,7 @@
 use waterbear_core::arch::{Cr0, Event, Exception, Rflags};
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::Regs;
+use waterbear_core::vendor::Left;
 use waterbear_hal::{CpuId, Hal, Pfn};
 use x86::vmx::vmcs::{control, guest, ro};
 
@@ -60,59 +61,72 @@ impl<H: Hal> VmxVcpu<H> {
         Some(current)
     }
 
-    /// Runs the guest on this CPU until an exit of which `again` does not say that the guest goes
-    /// on.
+    /// Begins a run on this CPU, as
+    /// [`Vendor::switch_in`](waterbear_core::vendor::Vendor::switch_in).
     ///
     /// # Safety
     ///
-    /// The caller is pinned to this CPU and interrupts are off.
-    pub(crate) unsafe fn run(
-        &mut self,
-        cpu: CpuId,
-        root: Pfn,
-        mut again: impl FnMut(&mut Self, Exit) -> bool,
-    ) -> Exit {
+    /// The caller is pinned to this CPU and interrupts are off, until [`end`](VmxVcpu::end).
+    #[inline(always)]
+    pub(crate) unsafe fn begin(&mut self, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
         // SAFETY: as the caller promises, who has the vCPU to itself.
         let Some(current) = (unsafe { self.machine.cpus.current(cpu, self.address()) }) else {
-            return Exit::Refused(OFF);
+            return Err(Exit::Refused(OFF));
         };
         self.before(&current, cpu, root);
-        let which = self.machine.which;
         // SAFETY: `load` has read them on this CPU; the core has checked the guest's.
-        let swapped = unsafe {
+        self.swapped = Some(unsafe {
             swap::into(
                 &self.fixed,
-                which,
+                self.machine.which,
                 self.host.cr4,
                 self.efer,
                 &self.msrs,
                 &self.switched,
             )
+        });
+        Ok(())
+    }
+
+    /// Runs the guest until its next exit.
+    #[inline(always)]
+    pub(crate) fn enter_once(&mut self) -> Left {
+        let refused = |code| Left {
+            exit: Exit::Refused(code),
+            whole: false,
         };
-        let exit = loop {
-            self.write_registers(&current);
-            // SAFETY: VMX operation is on, the structure is current, `launched` says in which
-            // state, the host is described, and interrupts are off.
-            let entered = unsafe { world::run(&mut self.regs, self.launched, &mut self.host.rsp) };
-            if !entered {
-                self.length = 0;
-                break Exit::Refused(current.read(ro::VM_INSTRUCTION_ERROR));
-            }
-            let exit = self.after(&current);
-            // What the exit took from the host goes back to it first, and what it did not deliver
-            // to the core.
-            let bare = self.raise.is_empty() && self.undelivered.is_none();
-            if !bare || !again(self, exit) {
-                break exit;
-            }
+        if self.swapped.is_none() {
+            return refused(OFF);
+        }
+        // SAFETY: a run has begun: the structure is current, and the thread stays here.
+        let current = unsafe { Current::new() };
+        self.write_registers(&current);
+        // SAFETY: VMX operation is on, the structure is current, `launched` says in which state,
+        // the host is described, and interrupts are off.
+        let entered = unsafe { world::run(&mut self.regs, self.launched, &mut self.host.rsp) };
+        if !entered {
+            self.length = 0;
+            return refused(current.read(ro::VM_INSTRUCTION_ERROR));
+        }
+        let exit = self.after(&current);
+        let whole = self.raise.is_empty() && self.undelivered.is_none();
+        Left { exit, whole }
+    }
+
+    /// Ends a run.
+    #[inline(always)]
+    pub(crate) fn end(&mut self) {
+        let Some(swapped) = self.swapped.take() else {
+            return;
         };
         self.host.restore();
-        // SAFETY: on the same CPU.
+        self.machine.cpus.cut_task_register();
+        // SAFETY: on the CPU of `begin`, with interrupts off since.
         unsafe {
             swap::out(
                 &swapped,
                 &self.fixed,
-                which,
+                self.machine.which,
                 &mut self.msrs,
                 &mut self.switched,
             );
@@ -120,7 +134,6 @@ impl<H: Hal> VmxVcpu<H> {
         if !self.raise.is_empty() {
             self.raise();
         }
-        exit
     }
 
     /// Writes what the first entry needs and the structure does not have yet, but for registers.

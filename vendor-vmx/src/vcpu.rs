@@ -14,7 +14,7 @@ use crate::fields::Current;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::pages::Page;
-use crate::swap::{Fixed, Msrs};
+use crate::swap::{Fixed, Msrs, Swapped};
 
 /// The bits of CR0 that the guest changes without an exit.
 pub const CR0_GUEST: u64 = Cr0::MP
@@ -70,6 +70,8 @@ pub struct VmxVcpu<H: Hal> {
     pub(crate) initialised: bool,
     /// It has been launched since it was loaded.
     pub(crate) launched: bool,
+    /// `Some` while a run lasts: between `begin` and `end`.
+    pub(crate) swapped: Option<Swapped>,
     /// The next entry forgets what the TLB holds.
     pub(crate) flush: bool,
     pub(crate) host: Host,
@@ -116,6 +118,7 @@ impl<H: Hal> VmxVcpu<H> {
             ran_on: None,
             initialised: false,
             launched: false,
+            swapped: None,
             flush: true,
             host: Host::default(),
             fixed: Fixed::default(),

@@ -6,7 +6,9 @@ use waterbear_core::exit::Exit;
 use waterbear_core::mem::Shared;
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vendor::{Control, EnableError, Hardware, Msr, Unsupported, Vendor};
+use waterbear_core::vendor::{
+    Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor,
+};
 use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
 use x86::vmx::vmcs::{control, guest};
 
@@ -152,6 +154,18 @@ fn table_field(first: u32, name: TableName) -> u32 {
     }
 }
 
+impl<H: Hal> Registers for VmxVcpu<H> {
+    #[inline(always)]
+    fn regs(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+
+    #[inline(always)]
+    fn switched(&mut self) -> &mut Switched {
+        &mut self.switched
+    }
+}
+
 impl<H: Hal> Vendor for Vmx<H> {
     type Vcpu = VmxVcpu<H>;
 
@@ -165,15 +179,20 @@ impl<H: Hal> Vendor for Vmx<H> {
         let _ = unsafe { vcpu.bring(cpu) };
     }
 
-    fn enter(
-        &self,
-        vcpu: &mut VmxVcpu<H>,
-        root: Pfn,
-        again: impl FnMut(&mut VmxVcpu<H>, Exit) -> bool,
-    ) -> Exit {
-        let pinned = Pinned::new(&self.hal);
-        // SAFETY: pinned, and the core has turned interrupts off.
-        unsafe { vcpu.run(pinned.cpu(), root, again) }
+    #[inline(always)]
+    fn switch_in(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
+        // SAFETY: the core has pinned the thread and turned interrupts off, until `switch_out`.
+        unsafe { vcpu.begin(cpu, root) }
+    }
+
+    #[inline(always)]
+    fn enter(&self, vcpu: &mut VmxVcpu<H>) -> Left {
+        vcpu.enter_once()
+    }
+
+    #[inline(always)]
+    fn switch_out(&self, vcpu: &mut VmxVcpu<H>) {
+        vcpu.end();
     }
 
     fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
@@ -186,14 +205,6 @@ impl<H: Hal> Vendor for Vmx<H> {
 
     fn fetched<'a>(&self, _vcpu: &'a mut VmxVcpu<H>) -> &'a [u8] {
         &[]
-    }
-
-    fn regs<'a>(&self, vcpu: &'a mut VmxVcpu<H>) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
-
-    fn switched<'a>(&self, vcpu: &'a mut VmxVcpu<H>) -> &'a mut Switched {
-        &mut vcpu.switched
     }
 
     fn segment(&self, vcpu: &mut VmxVcpu<H>, name: SegmentName) -> Segment {

@@ -1,13 +1,17 @@
 //! The memory that a vCPU's descriptor shares with its owner, and what KVM_RUN
 //! says in it.
 //!
-//! The owner can write there at any time, so every field is read once, and
-//! nothing that was written is believed when it is read back.
+//! The owner can write there at any time, so every word is read once, and
+//! nothing that was written is believed when it is read back. Everything is
+//! read and written in words of 64 bits, which costs least.
 use core::mem::offset_of;
 
-use super::bytes::{self, set_field};
+use waterbear_hal::Hal;
+use waterbear_hal::sync::atomic::{AtomicU64, Ordering};
+
 use super::kvm::{self, kvm_run};
-use crate::run::Leave;
+use crate::run::{GuestCpu, Leave};
+use crate::vendor::Vendor;
 
 /// Where the data of port accesses are: in the second page.
 pub const IO_DATA: usize = 4096;
@@ -19,12 +23,69 @@ pub const AREA_SIZE: usize = 2 * 4096;
 /// The shared memory: [`AREA_SIZE`] bytes, zero at first. A port provides it,
 /// because a port maps it.
 pub trait RunArea: Send + Sync {
-    /// Reads bytes from `offset` on, each of them once. Bytes beyond the end
-    /// read as 0.
-    fn read(&self, offset: usize, into: &mut [u8]);
+    /// All of it.
+    fn words(&self) -> &[AtomicU64];
+}
 
-    /// Writes bytes from `offset` on. Those beyond the end are dropped.
-    fn write(&self, offset: usize, bytes: &[u8]);
+/// The places of `kvm_run` that are used, by word.
+mod place {
+    use super::{kvm_run, offset_of};
+
+    /// What the owner asks for: bytes.
+    pub(super) const REQUESTS: usize = 0;
+    pub(super) const IMMEDIATE_EXIT: u32 = 8 * offset_of!(kvm_run, immediate_exit) as u32;
+    /// Why the vCPU came back, and what the owner is told of interrupts.
+    pub(super) const REASON: usize = offset_of!(kvm_run, exit_reason) / 8;
+    pub(super) const READY: u32 =
+        8 * (offset_of!(kvm_run, ready_for_interrupt_injection) - 8 * REASON) as u32;
+    pub(super) const IF_FLAG: u32 = 8 * (offset_of!(kvm_run, if_flag) - 8 * REASON) as u32;
+    pub(super) const CR8: usize = offset_of!(kvm_run, cr8) / 8;
+    pub(super) const APIC_BASE: usize = offset_of!(kvm_run, apic_base) / 8;
+    /// More about the reason.
+    pub(super) const DETAILS: usize = offset_of!(kvm_run, __bindgen_anon_1) / 8;
+    /// The bytes of an MMIO access.
+    pub(super) const MMIO_DATA: usize = DETAILS + 1;
+
+    // The layout that the words below have.
+    const _: () = assert!(
+        offset_of!(kvm_run, request_interrupt_window) == 0
+            && offset_of!(kvm_run, immediate_exit) < 8
+            && offset_of!(kvm_run, exit_reason) == 8 * REASON
+            && offset_of!(kvm_run, if_flag) < 8 * REASON + 8
+            && offset_of!(kvm_run, ready_for_interrupt_injection) >= 8 * REASON + 4
+            && offset_of!(kvm_run, cr8) == 8 * CR8
+            && offset_of!(kvm_run, apic_base) == 8 * APIC_BASE
+            && offset_of!(kvm_run, __bindgen_anon_1) == 8 * DETAILS
+    );
+    const _: () = {
+        use crate::abi::kvm::{
+            kvm_run__bindgen_ty_1__bindgen_ty_4 as Io, kvm_run__bindgen_ty_1__bindgen_ty_6 as Mmio,
+        };
+        assert!(
+            offset_of!(Io, direction) == 0
+                && offset_of!(Io, size) == 1
+                && offset_of!(Io, port) == 2
+                && offset_of!(Io, count) == 4
+                && offset_of!(Io, data_offset) == 8
+                && offset_of!(Mmio, phys_addr) == 0
+                && offset_of!(Mmio, data) == 8
+                && offset_of!(Mmio, len) == 16
+                && offset_of!(Mmio, is_write) == 20
+        );
+    };
+}
+
+#[inline(always)]
+fn load(area: &impl RunArea, word: usize) -> u64 {
+    let word = area.words().get(word);
+    word.map_or(0, |word| word.load(Ordering::Relaxed))
+}
+
+#[inline(always)]
+fn store(area: &impl RunArea, word: usize, value: u64) {
+    if let Some(word) = area.words().get(word) {
+        word.store(value, Ordering::Relaxed);
+    }
 }
 
 /// What the owner wants of a run.
@@ -38,14 +99,13 @@ pub(super) struct Wish {
 }
 
 /// Reads what the owner wants.
+#[inline]
 pub(super) fn wish(area: &impl RunArea) -> Wish {
-    const END: usize = offset_of!(kvm_run, apic_base);
-    let mut head = [0; END];
-    area.read(0, &mut head);
+    let requests = load(area, place::REQUESTS);
     Wish {
-        window: bytes::field!(head, kvm_run.request_interrupt_window: u8) != 0,
-        at_once: bytes::field!(head, kvm_run.immediate_exit: u8) != 0,
-        cr8: bytes::field!(head, kvm_run.cr8: u64),
+        window: requests & 0xff != 0,
+        at_once: requests >> place::IMMEDIATE_EXIT & 0xff != 0,
+        cr8: load(area, place::CR8),
     }
 }
 
@@ -61,38 +121,73 @@ pub(super) struct State {
     pub(super) apic_base: u64,
 }
 
-/// Tells the owner the state.
-pub(super) fn tell_state(area: &impl RunArea, state: &State) {
-    const FROM: usize = offset_of!(kvm_run, ready_for_interrupt_injection);
-    const TO: usize = offset_of!(kvm_run, __bindgen_anon_1);
-    let mut head = [0; TO];
-    set_field!(
-        head,
-        kvm_run.ready_for_interrupt_injection = u8::from(state.ready)
-    );
-    set_field!(head, kvm_run.if_flag = u8::from(state.interrupts_on));
-    set_field!(head, kvm_run.cr8 = state.cr8);
-    set_field!(head, kvm_run.apic_base = state.apic_base);
-    if let Some(part) = head.get(FROM..) {
-        area.write(FROM, part);
-    }
+/// Tells the owner the state, and why the vCPU came back unless the run failed.
+#[inline]
+pub(super) fn tell_state(area: &impl RunArea, reason: Option<u32>, state: &State) {
+    let reason = reason.unwrap_or_else(|| load(area, place::REASON) as u32);
+    let word = u64::from(reason)
+        | u64::from(state.ready) << place::READY
+        | u64::from(state.interrupts_on) << place::IF_FLAG;
+    store(area, place::REASON, word);
+    store(area, place::CR8, state.cr8);
+    store(area, place::APIC_BASE, state.apic_base);
 }
 
 /// Where the bytes that a device answers will be, and how many.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted {
-    pub(super) offset: usize,
-    pub(super) len: usize,
+    word: usize,
+    len: usize,
 }
 
-/// Tells the owner why the vCPU came back; `data` are the vCPU's. Returns where
-/// the answer is expected, if one is.
-pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Option<Wanted> {
-    const FROM: usize = offset_of!(kvm_run, __bindgen_anon_1);
-    const MMIO_DATA: usize = offset_of!(kvm_run, __bindgen_anon_1.mmio.data);
-    // The largest of the structures that are filled in here.
-    let mut bytes = [0; FROM + 32];
+/// Reads what a device has answered, into the vCPU's data.
+#[inline]
+pub(super) fn take_answer<H: Hal, V: Vendor>(
+    area: &impl RunArea,
+    wanted: Wanted,
+    cpu: &mut GuestCpu<H, V>,
+) {
+    if wanted.len <= 8 {
+        cpu.set_word(load(area, wanted.word));
+        return;
+    }
+    for (index, chunk) in cpu.data().chunks_mut(8).enumerate() {
+        let bytes = load(area, wanted.word + index).to_le_bytes();
+        for (to, from) in chunk.iter_mut().zip(bytes) {
+            *to = from;
+        }
+    }
+}
+
+/// Up to eight bytes as a word.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    if let Some(whole) = bytes.first_chunk() {
+        word = *whole;
+    } else {
+        for (to, from) in word.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+    }
+    u64::from_le_bytes(word)
+}
+
+/// What is told of a leave: its reason, and where its answer is expected, if
+/// one is.
+pub(super) struct Told {
+    pub(super) reason: u32,
+    pub(super) wanted: Option<Wanted>,
+}
+
+/// Tells the owner the details of why the vCPU came back, and its data.
+#[inline]
+pub(super) fn tell_leave<H: Hal, V: Vendor>(
+    area: &impl RunArea,
+    leave: &Leave,
+    cpu: &mut GuestCpu<H, V>,
+) -> Told {
     let mut wanted = None;
+    let mut details = [0; 3];
     let reason = match *leave {
         Leave::Io {
             port,
@@ -100,37 +195,30 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Opt
             input,
             count,
         } => {
-            const OUT: u8 = 1;
+            const OUT: u64 = 1;
             let direction = if input { 0 } else { OUT };
-            set_field!(bytes, kvm_run.__bindgen_anon_1.io.direction = direction);
-            set_field!(bytes, kvm_run.__bindgen_anon_1.io.size = size);
-            set_field!(bytes, kvm_run.__bindgen_anon_1.io.port = port);
-            set_field!(bytes, kvm_run.__bindgen_anon_1.io.count = count);
-            set_field!(
-                bytes,
-                kvm_run.__bindgen_anon_1.io.data_offset = IO_DATA as u64
-            );
-            if input {
-                wanted = Some(Wanted {
-                    offset: IO_DATA,
-                    len: data.len(),
-                });
+            let access = direction | u64::from(size) << 8 | u64::from(port) << 16;
+            details = [access | u64::from(count) << 32, IO_DATA as u64, 0];
+            let first = IO_DATA / 8;
+            let len = cpu.data().len();
+            if len <= 8 {
+                store(area, first, cpu.word());
+            } else {
+                for (index, bytes) in cpu.data().chunks(8).enumerate() {
+                    store(area, first + index, word(bytes));
+                }
             }
-            area.write(IO_DATA, data);
+            if input {
+                wanted = Some(Wanted { word: first, len });
+            }
             kvm::KVM_EXIT_IO
         }
         Leave::Mmio { gpa, size, write } => {
-            set_field!(bytes, kvm_run.__bindgen_anon_1.mmio.phys_addr = gpa.0);
-            set_field!(bytes, kvm_run.__bindgen_anon_1.mmio.len = u32::from(size));
-            set_field!(
-                bytes,
-                kvm_run.__bindgen_anon_1.mmio.is_write = u8::from(write)
-            );
-            bytes::put(&mut bytes, MMIO_DATA, data.get(..8).unwrap_or(data));
+            details = [gpa.0, cpu.word(), u64::from(size) | u64::from(write) << 32];
             if !write {
                 wanted = Some(Wanted {
-                    offset: MMIO_DATA,
-                    len: data.len().min(8),
+                    word: place::MMIO_DATA,
+                    len: size.into(),
                 });
             }
             kvm::KVM_EXIT_MMIO
@@ -140,32 +228,23 @@ pub(super) fn tell_leave(area: &impl RunArea, leave: &Leave, data: &[u8]) -> Opt
         Leave::Interrupted => kvm::KVM_EXIT_INTR,
         Leave::InterruptWindow => kvm::KVM_EXIT_IRQ_WINDOW_OPEN,
         Leave::TaskPriority => kvm::KVM_EXIT_SET_TPR,
+        // The number of the hardware comes first in both.
         Leave::EntryFailed(why) => {
-            set_field!(
-                bytes,
-                kvm_run
-                    .__bindgen_anon_1
-                    .fail_entry
-                    .hardware_entry_failure_reason = why
-            );
+            details[0] = why;
             kvm::KVM_EXIT_FAIL_ENTRY
         }
         Leave::Unknown(why) => {
-            set_field!(
-                bytes,
-                kvm_run.__bindgen_anon_1.hw.hardware_exit_reason = why
-            );
+            details[0] = why;
             kvm::KVM_EXIT_UNKNOWN
         }
         Leave::EmulationFailed => {
-            let why = kvm::KVM_INTERNAL_ERROR_EMULATION;
-            set_field!(bytes, kvm_run.__bindgen_anon_1.internal.suberror = why);
+            details[0] = kvm::KVM_INTERNAL_ERROR_EMULATION.into();
             kvm::KVM_EXIT_INTERNAL_ERROR
         }
     };
-    if let Some(part) = bytes.get(FROM..) {
-        area.write(FROM, part);
-    }
-    area.write(offset_of!(kvm_run, exit_reason), &reason.to_le_bytes());
-    wanted
+    let [first, second, third] = details;
+    store(area, place::DETAILS, first);
+    store(area, place::DETAILS + 1, second);
+    store(area, place::DETAILS + 2, third);
+    Told { reason, wanted }
 }

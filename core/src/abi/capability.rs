@@ -1,8 +1,11 @@
 //! What the interface says of itself.
 use waterbear_hal::Hal;
 
+use super::fpu::AREA as XSAVE_SIZE;
+use super::prefault::KVM_CAP_PRE_FAULT_MEMORY;
 use super::{clock, kvm};
 use crate::memslot::MAX_SLOTS;
+use crate::run::machine_check::MAX_BANKS;
 use crate::vcpu::MAX_VCPUS;
 
 /// The bits of the manual dirty log that work: bitmaps that begin with every
@@ -33,11 +36,18 @@ pub fn value<H: Hal>(hal: &H, number: u64) -> u32 {
         | kvm::KVM_CAP_INTR_SHADOW
         | kvm::KVM_CAP_DEBUGREGS
         | kvm::KVM_CAP_XCRS
+        | kvm::KVM_CAP_IMMEDIATE_EXIT
+        | kvm::KVM_CAP_SREGS2
+        | kvm::KVM_CAP_GET_TSC_KHZ
+        | kvm::KVM_CAP_GET_MSR_FEATURES
+        | kvm::KVM_CAP_EXT_EMUL_CPUID
         | kvm::KVM_CAP_COALESCED_PIO
         | kvm::KVM_CAP_CLOCKSOURCE
         | kvm::KVM_CAP_KVMCLOCK_CTRL
         | kvm::KVM_CAP_BINARY_STATS_FD
-        | kvm::KVM_CAP_IMMEDIATE_EXIT => 1,
+        | KVM_CAP_PRE_FAULT_MEMORY => 1,
+        kvm::KVM_CAP_MCE => MAX_BANKS as u32,
+        kvm::KVM_CAP_XSAVE2 => XSAVE_SIZE as u32,
         kvm::KVM_CAP_IOEVENTFD
         | kvm::KVM_CAP_IOEVENTFD_NO_LENGTH
         | kvm::KVM_CAP_IOEVENTFD_ANY_LENGTH => H::HAS_BELLS.into(),

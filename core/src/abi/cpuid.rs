@@ -84,6 +84,11 @@ pub(super) fn supported<H: Hal>(
     table_out(caller, argument, &entries)
 }
 
+/// What a guest can have although its CPU has not: nothing.
+pub(super) fn emulated(caller: &impl Caller, argument: u64) -> Answer {
+    table_out(caller, argument, &[])
+}
+
 impl<H: Hal, V: Vendor> State<H, V> {
     pub(super) fn set_cpuid<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
         let caller = context.caller;

@@ -14,7 +14,7 @@ use crate::mem::{Box, array};
 use crate::vendor::Vendor;
 
 /// The size of the XSAVE area that the interface exchanges.
-const AREA: usize = 4096;
+pub(super) const AREA: usize = 4096;
 const FPU: usize = size_of::<kvm_fpu>();
 /// Where the header is, whose first word says which parts are there.
 const HEADER: usize = 512;

@@ -2,10 +2,10 @@
 use waterbear_hal::Hal;
 use waterbear_hal::sync::atomic::Ordering;
 
-use super::bytes::{self, Caller, field, words_in, words_out};
+use super::bytes::{self, Caller, field};
 use super::{Answer, DONE, Failure, VmFile, kvm};
 use crate::Error;
-use crate::mem::array;
+use crate::mem::{bytes_of, bytes_of_mut, zeros};
 use crate::memslot::dirty::WORD_BITS;
 use crate::memslot::{MAX_SLOTS, SpaceId};
 
@@ -34,13 +34,13 @@ impl<H: Hal> VmFile<H> {
         let name = Name::new(field!(sent, kvm_dirty_log.slot: u32))?;
         let bitmap = field!(sent, kvm_dirty_log.__bindgen_anon_1: u64);
         let len = self.log_len(&name)?;
-        let mut log = array(&self.hal, len, |_| 0)?;
+        let mut log = zeros(&self.hal, len)?;
         let clear = !self.manual_log.load(Ordering::Relaxed);
         // The slot may have been replaced by a longer one meanwhile: then this
         // is refused.
         self.vm()
             .read_dirty_log(name.space, name.id, &mut log, clear)?;
-        let delivered = words_out(caller, bitmap, &log);
+        let delivered = caller.copy_out(bitmap, bytes_of(&log));
         if delivered.is_err() && clear {
             self.put_back(&name, &log);
         }
@@ -60,8 +60,8 @@ impl<H: Hal> VmFile<H> {
         if len > self.log_len(&name)? {
             return Err(Error::Invalid.into());
         }
-        let mut mask = array(&self.hal, len, |_| 0)?;
-        words_in(caller, bitmap, &mut mask)?;
+        let mut mask = zeros(&self.hal, len)?;
+        caller.copy_in(bitmap, bytes_of_mut(&mut mask))?;
         self.vm()
             .clear_dirty_log(name.space, name.id, first, npages, &mask)?;
         DONE

@@ -15,6 +15,8 @@
 //! | [`vcpu`] | commands of a vCPU's descriptor |
 //! | [`stats`] | statistics, and the descriptor that tells them |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
+//! | [`prefault`] | memory that is mapped before the guest asks |
+//! | `tsc` | the time-stamp counters of a VM's vCPUs |
 //! | `registers`, `msrs`, `cpuid`, `fpu`, `events` | a vCPU's state, as the interface has it |
 //!
 //! What every command means is said in "The Definitive KVM API Documentation".
@@ -38,9 +40,11 @@ mod fpu;
 pub mod kvm;
 mod log;
 mod msrs;
+pub mod prefault;
 mod registers;
 pub mod stats;
 pub mod system;
+mod tsc;
 pub mod vcpu;
 pub mod vm;
 

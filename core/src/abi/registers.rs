@@ -4,18 +4,23 @@ use core::mem::offset_of;
 use waterbear_hal::Hal;
 
 use super::bytes::{self, Caller, field, set_field};
-use super::kvm::{self, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use super::kvm::{self, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_sregs2};
 use super::vcpu::{Context, State};
 use super::{Answer, DONE};
 use crate::Error;
-use crate::arch::{Attributes, Segment, SegmentName, TableName, TableRegister};
+use crate::arch::{Attributes, Cr0, Cr4, Efer, Segment, SegmentName, TableName, TableRegister};
 use crate::regs::Regs;
+use crate::run::control::in_pae_mode;
 use crate::run::event::Events;
 use crate::run::msr::index::APIC_BASE;
 use crate::vendor::{Control, Vendor};
+use crate::vm::Vm;
 
 const REGS: usize = size_of::<kvm_regs>();
 const SREGS: usize = size_of::<kvm_sregs>();
+const SREGS2: usize = size_of::<kvm_sregs2>();
+/// KVM_SREGS2_FLAGS_PDPTRS_VALID: the page-directory pointers are there.
+const POINTERS_VALID: u64 = 1;
 
 /// Where the interface has each general register, in the order of their numbers.
 const GENERAL: [usize; 16] = [
@@ -134,28 +139,8 @@ impl<H: Hal, V: Vendor> State<H, V> {
     }
 
     pub(super) fn get_sregs<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let vendor = context.vendor;
         let mut bytes = [0; SREGS];
-        for (name, at) in SEGMENTS {
-            let segment = vendor.segment(self.cpu.state(), name);
-            bytes::put(&mut bytes, at, &segment_out(&segment));
-        }
-        for (name, at) in TABLES {
-            let table = vendor.table(self.cpu.state(), name);
-            let mut part = [0; size_of::<kvm_dtable>()];
-            set_field!(part, kvm_dtable.base = table.base);
-            set_field!(part, kvm_dtable.limit = table.limit);
-            bytes::put(&mut bytes, at, &part);
-        }
-        let state = self.cpu.state();
-        set_field!(bytes, kvm_sregs.cr0 = vendor.control(state, Control::Cr0));
-        set_field!(bytes, kvm_sregs.cr2 = vendor.switched(state).cr2);
-        set_field!(bytes, kvm_sregs.cr3 = vendor.control(state, Control::Cr3));
-        set_field!(bytes, kvm_sregs.cr4 = vendor.control(state, Control::Cr4));
-        set_field!(bytes, kvm_sregs.efer = vendor.control(state, Control::Efer));
-        set_field!(bytes, kvm_sregs.cr8 = self.cpu.cr8());
-        let apic_base = self.cpu.msr(vendor, APIC_BASE).unwrap_or(0);
-        set_field!(bytes, kvm_sregs.apic_base = apic_base);
+        self.special_out(context.vendor, &mut bytes);
         if let Some(vector) = self.cpu.events().interrupt {
             let at = offset_of!(kvm_sregs, interrupt_bitmap) + usize::from(vector) / 8;
             bytes::put(&mut bytes, at, &[1 << (vector % 8)]);
@@ -165,35 +150,8 @@ impl<H: Hal, V: Vendor> State<H, V> {
     }
 
     pub(super) fn set_sregs<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let vendor = context.vendor;
         let sent: [u8; SREGS] = bytes::structure(context.caller, context.argument)?;
-        let cr8 = field!(sent, kvm_sregs.cr8: u64);
-        if cr8 > 15 {
-            return Err(Error::Invalid.into());
-        }
-        let controls = [
-            field!(sent, kvm_sregs.cr0: u64),
-            field!(sent, kvm_sregs.cr3: u64),
-            field!(sent, kvm_sregs.cr4: u64),
-            field!(sent, kvm_sregs.efer: u64),
-        ];
-        self.cpu.set_controls(context.vm.vm(), vendor, controls)?;
-        self.cpu.set_cr8(cr8)?;
-        let apic_base = field!(sent, kvm_sregs.apic_base: u64);
-        self.cpu.set_msr(vendor, APIC_BASE, apic_base)?;
-        vendor.switched(self.cpu.state()).cr2 = field!(sent, kvm_sregs.cr2: u64);
-        for (name, at) in SEGMENTS {
-            let segment = segment_in(sent.get(at..).unwrap_or_default());
-            vendor.set_segment(self.cpu.state(), name, segment);
-        }
-        for (name, at) in TABLES {
-            let part = sent.get(at..).unwrap_or_default();
-            let table = TableRegister {
-                base: field!(part, kvm_dtable.base: u64),
-                limit: field!(part, kvm_dtable.limit: u16),
-            };
-            vendor.set_table(self.cpu.state(), name, table);
-        }
+        self.special_in(context.vm.vm(), context.vendor, &sent)?;
         // The lowest vector of those that are set; an interrupt that waits
         // already is replaced.
         let bitmap = (0..=u8::MAX).find(|vector| {
@@ -207,7 +165,119 @@ impl<H: Hal, V: Vendor> State<H, V> {
         self.cpu.set_events(events)?;
         DONE
     }
+
+    /// The same with the page-directory pointers of PAE mode, and without interrupts.
+    pub(super) fn get_sregs2<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
+        let (vm, vendor) = (context.vm.vm(), context.vendor);
+        let mut bytes = [0; SREGS2];
+        self.special_out(vendor, &mut bytes);
+        if let Some(pointers) = self.cpu.page_directories(vm, vendor) {
+            set_field!(bytes, kvm_sregs2.flags = POINTERS_VALID);
+            let at = offset_of!(kvm_sregs2, pdptrs);
+            bytes::put(
+                &mut bytes,
+                at,
+                pointers.map(u64::to_le_bytes).as_flattened(),
+            );
+        }
+        context.caller.copy_out(context.argument, &bytes)?;
+        DONE
+    }
+
+    pub(super) fn set_sregs2<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
+        let vendor = context.vendor;
+        let sent: [u8; SREGS2] = bytes::structure(context.caller, context.argument)?;
+        let flags = field!(sent, kvm_sregs2.flags: u64);
+        let cr0 = Cr0::from_bits_retain(field!(sent, kvm_sregs2.cr0: u64));
+        let cr4 = Cr4::from_bits_retain(field!(sent, kvm_sregs2.cr4: u64));
+        let efer = Efer::from_bits_retain(field!(sent, kvm_sregs2.efer: u64));
+        let has_pointers = in_pae_mode(cr0, cr4, efer);
+        if flags & !POINTERS_VALID != 0 || flags != 0 && !has_pointers {
+            return Err(Error::Invalid.into());
+        }
+        self.special_in(context.vm.vm(), vendor, &sent)?;
+        if flags != 0 {
+            const FIRST: usize = offset_of!(kvm_sregs2, pdptrs);
+            let pointers = [0, 8, 16, 24].map(|at| bytes::u64(&sent, FIRST + at));
+            vendor.set_page_directories(self.cpu.state(), pointers);
+        }
+        DONE
+    }
+
+    /// Fills in what both structures begin with.
+    fn special_out(&mut self, vendor: &V, bytes: &mut [u8]) {
+        for (name, at) in SEGMENTS {
+            let segment = vendor.segment(self.cpu.state(), name);
+            bytes::put(bytes, at, &segment_out(&segment));
+        }
+        for (name, at) in TABLES {
+            let table = vendor.table(self.cpu.state(), name);
+            let mut part = [0; size_of::<kvm_dtable>()];
+            set_field!(part, kvm_dtable.base = table.base);
+            set_field!(part, kvm_dtable.limit = table.limit);
+            bytes::put(bytes, at, &part);
+        }
+        let state = self.cpu.state();
+        let values = [
+            vendor.control(state, Control::Cr0),
+            vendor.switched(state).cr2,
+            vendor.control(state, Control::Cr3),
+            vendor.control(state, Control::Cr4),
+            self.cpu.cr8(),
+            vendor.control(self.cpu.state(), Control::Efer),
+            self.cpu.msr(vendor, APIC_BASE).unwrap_or(0),
+        ];
+        let at = offset_of!(kvm_sregs, cr0);
+        bytes::put(bytes, at, values.map(u64::to_le_bytes).as_flattened());
+    }
+
+    /// Sets what both structures begin with.
+    fn special_in(&mut self, vm: &Vm<H>, vendor: &V, sent: &[u8]) -> Result<(), Error> {
+        let cr8 = field!(sent, kvm_sregs.cr8: u64);
+        if cr8 > 15 {
+            return Err(Error::Invalid);
+        }
+        let controls = [
+            field!(sent, kvm_sregs.cr0: u64),
+            field!(sent, kvm_sregs.cr3: u64),
+            field!(sent, kvm_sregs.cr4: u64),
+            field!(sent, kvm_sregs.efer: u64),
+        ];
+        let old = self.cpu.msr(vendor, APIC_BASE)?;
+        let apic_base = field!(sent, kvm_sregs.apic_base: u64);
+        self.cpu.set_msr(vendor, APIC_BASE, apic_base)?;
+        let set = self.cpu.set_controls(vm, vendor, controls);
+        if set.is_err() {
+            self.cpu.set_msr(vendor, APIC_BASE, old)?;
+        }
+        set?;
+        self.cpu.set_cr8(cr8)?;
+        vendor.switched(self.cpu.state()).cr2 = field!(sent, kvm_sregs.cr2: u64);
+        for (name, at) in SEGMENTS {
+            let segment = segment_in(sent.get(at..).unwrap_or_default());
+            vendor.set_segment(self.cpu.state(), name, segment);
+        }
+        for (name, at) in TABLES {
+            let part = sent.get(at..).unwrap_or_default();
+            let table = TableRegister {
+                base: field!(part, kvm_dtable.base: u64),
+                limit: field!(part, kvm_dtable.limit: u16),
+            };
+            vendor.set_table(self.cpu.state(), name, table);
+        }
+        Ok(())
+    }
 }
 
 const _: () = assert!(kvm::KVM_GET_REGS >> 16 & 0x3fff == REGS as u32);
 const _: () = assert!(kvm::KVM_GET_SREGS >> 16 & 0x3fff == SREGS as u32);
+const _: () = assert!(kvm::KVM_GET_SREGS2 >> 16 & 0x3fff == SREGS2 as u32);
+// Both begin alike, and the control registers stand beside each other in this order.
+const _: () = assert!(offset_of!(kvm_sregs, cr0) == offset_of!(kvm_sregs2, cr0));
+const _: () = assert!(offset_of!(kvm_sregs, cr2) == offset_of!(kvm_sregs, cr0) + 8);
+const _: () = assert!(offset_of!(kvm_sregs, cr3) == offset_of!(kvm_sregs, cr0) + 16);
+const _: () = assert!(offset_of!(kvm_sregs, cr4) == offset_of!(kvm_sregs, cr0) + 24);
+const _: () = assert!(offset_of!(kvm_sregs, cr8) == offset_of!(kvm_sregs, cr0) + 32);
+const _: () = assert!(offset_of!(kvm_sregs, efer) == offset_of!(kvm_sregs, cr0) + 40);
+const _: () = assert!(offset_of!(kvm_sregs, apic_base) == offset_of!(kvm_sregs, cr0) + 48);
+const _: () = assert!(offset_of!(kvm_sregs, apic_base) == offset_of!(kvm_sregs2, apic_base));

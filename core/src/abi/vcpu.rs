@@ -3,16 +3,16 @@ use waterbear_hal::Hal;
 
 use super::area::{self, RunArea, Wanted};
 use super::bytes::{self, Caller, field};
+use super::prefault::KVM_PRE_FAULT_MEMORY;
 use super::stats::StatsFile;
 use super::vm::VmFile;
-use super::{Answer, DONE, Failure, Reply, kvm, no_argument};
+use super::{Answer, DONE, Failure, Reply, kvm, no_argument, tsc};
 use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
 use crate::mem::Shared;
 use crate::run::cpuid::HostCpuid;
-use crate::run::msr::index::APIC_BASE;
 use crate::run::{GuestCpu, Leave};
 use crate::stats::{Count, VcpuStats};
 use crate::vendor::Vendor;
@@ -36,6 +36,8 @@ pub(super) struct State<H: Hal, V: Vendor> {
     wanted: Option<Wanted>,
     /// The signals that are blocked while the vCPU runs, if not as always.
     signals: Option<u64>,
+    /// How fast the time-stamp counter is, in kHz.
+    tsc_khz: u32,
 }
 
 /// What a command of a vCPU may use.
@@ -60,12 +62,14 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         index: u32,
         area: A,
     ) -> Result<Self, Error> {
-        let cpu = GuestCpu::new(&vm.hal, vendor, host)?;
+        let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
+        cpu.set_tsc_offset(vendor, vm.tsc.offset());
         let stats = cpu.stats().clone();
         let state = State {
             cpu,
             wanted: None,
             signals: None,
+            tsc_khz: vm.tsc.khz(),
         };
         Ok(Self {
             index,
@@ -111,12 +115,17 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             return Ok(Reply::NewStats);
         }
         let mut state = self.state.lock_killable()?;
+        // The most frequent by far.
+        if command == kvm::KVM_RUN {
+            return self.run(&context, &mut state);
+        }
         match command {
-            kvm::KVM_RUN => self.run(&context, &mut state),
             kvm::KVM_GET_REGS => state.get_regs(&context),
             kvm::KVM_SET_REGS => state.set_regs(&context),
             kvm::KVM_GET_SREGS => state.get_sregs(&context),
             kvm::KVM_SET_SREGS => state.set_sregs(&context),
+            kvm::KVM_GET_SREGS2 => state.get_sregs2(&context),
+            kvm::KVM_SET_SREGS2 => state.set_sregs2(&context),
             kvm::KVM_GET_MSRS => state.get_msrs(&context),
             kvm::KVM_SET_MSRS => state.set_msrs(&context),
             kvm::KVM_SET_CPUID2 => state.set_cpuid(&context),
@@ -127,7 +136,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             kvm::KVM_SET_DEBUGREGS => state.set_debug(&context),
             kvm::KVM_GET_FPU => state.get_fpu(&context),
             kvm::KVM_SET_FPU => state.set_fpu(&context),
-            kvm::KVM_GET_XSAVE => state.get_xsave(&context),
+            kvm::KVM_GET_XSAVE | kvm::KVM_GET_XSAVE2 => state.get_xsave(&context),
             kvm::KVM_SET_XSAVE => state.set_xsave(&context),
             kvm::KVM_GET_XCRS => state.get_xcrs(&context),
             kvm::KVM_SET_XCRS => state.set_xcrs(&context),
@@ -147,6 +156,24 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                     Err(Error::Invalid.into())
                 }
             }
+            KVM_PRE_FAULT_MEMORY => state.prefault(&context),
+            kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(state.tsc_khz)),
+            kvm::KVM_SET_TSC_KHZ => {
+                state.tsc_khz = tsc::frequency(&vm.hal, argument)?;
+                DONE
+            }
+            // There is none that a vCPU has.
+            kvm::KVM_ENABLE_CAP => {
+                let _sent: [u8; size_of::<kvm::kvm_enable_cap>()] =
+                    bytes::structure(caller, argument)?;
+                Err(Error::Invalid.into())
+            }
+            kvm::KVM_X86_SETUP_MCE => {
+                let cap = u64::from_le_bytes(bytes::structure(caller, argument)?);
+                state.cpu.set_up_machine_checks(cap)?;
+                DONE
+            }
+            kvm::KVM_X86_SET_MCE => state.report_machine_check(&context),
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE
@@ -178,29 +205,27 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         cpu.set_cr8(wish.cr8)?;
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
-        if let Some(Wanted { offset, len }) = state.wanted.take() {
-            let data = cpu.data();
-            let len = len.min(data.len());
-            if let Some(data) = data.get_mut(..len) {
-                self.area.read(offset, data);
-            }
+        if let Some(wanted) = state.wanted.take() {
+            area::take_answer(&self.area, wanted, cpu);
         }
         let before = state.signals.map(|mask| context.caller.mask_signals(mask));
         let result = cpu.run(vm, vcpu, vendor);
         if let Some(before) = before {
             context.caller.unmask_signals(before);
         }
+        let mut reason = None;
         if let Ok(leave) = &result {
-            state.wanted = area::tell_leave(&self.area, leave, cpu.data());
+            let told = area::tell_leave(&self.area, leave, cpu);
+            (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
         let told = area::State {
             ready: cpu.ready_for_interrupt(vendor),
             interrupts_on: rflags.contains(Rflags::IF),
             cr8: cpu.cr8(),
-            apic_base: cpu.msr(vendor, APIC_BASE).unwrap_or(0),
+            apic_base: cpu.apic_base(),
         };
-        area::tell_state(&self.area, &told);
+        area::tell_state(&self.area, reason, &told);
         match result? {
             Leave::Interrupted => {
                 self.stats.add(Count::Signal);

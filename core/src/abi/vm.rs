@@ -5,6 +5,7 @@ use waterbear_hal::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes::{self, Caller, field};
 use super::stats::StatsFile;
+use super::tsc::VmTsc;
 use super::{Answer, DONE, Failure, Reply, capability, kvm, no_argument};
 use crate::Error;
 use crate::memslot::Region;
@@ -22,6 +23,8 @@ pub struct VmFile<H: Hal> {
     /// `[a]` reading the dirty log leaves it as it is, and clearing is a
     /// command of its own.
     pub(super) manual_log: AtomicBool,
+    /// Its time-stamp counters.
+    pub(super) tsc: VmTsc,
 }
 
 /// The last byte below 4 GiB at which three pages for a task state segment can
@@ -44,6 +47,7 @@ impl<H: Hal> VmFile<H> {
             hal: hal.clone(),
             vm: Vm::new(hal, user, format, dirty)?,
             manual_log: AtomicBool::new(false),
+            tsc: VmTsc::new(hal),
         })
     }
 
@@ -89,6 +93,8 @@ impl<H: Hal> VmFile<H> {
                 DONE
             }
             kvm::KVM_SET_GSI_ROUTING => Err(Error::Invalid.into()),
+            kvm::KVM_GET_TSC_KHZ => self.tsc.get(),
+            kvm::KVM_SET_TSC_KHZ => self.tsc.set(&self.hal, argument),
             kvm::KVM_REGISTER_COALESCED_MMIO => self.add_zone(caller, argument),
             kvm::KVM_UNREGISTER_COALESCED_MMIO => self.remove_zones(caller, argument),
             kvm::KVM_IOEVENTFD if H::HAS_BELLS => self.listen(caller, argument),

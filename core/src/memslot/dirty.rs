@@ -76,6 +76,24 @@ impl<H: Hal> DirtyBitmap<H> {
             .map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// The first word from `index` on that is not empty, or beyond the end.
+    pub fn next_marked(&self, index: usize) -> usize {
+        // Relaxed: whoever wants the word takes it.
+        let bits = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let (eights, rest) = self.words.get(index..).unwrap_or_default().as_chunks::<8>();
+        // Most words of most logs are empty.
+        let empty = eights
+            .iter()
+            .take_while(|[a, b, c, d, e, f, g, h]| {
+                let first = bits(a) | bits(b) | bits(c) | bits(d);
+                first | bits(e) | bits(f) | bits(g) | bits(h) == 0
+            })
+            .count();
+        let last = eights.get(empty).map_or(rest, |eight| eight);
+        let marked = last.iter().position(|word| bits(word) != 0);
+        index + empty * 8 + marked.unwrap_or(last.len())
+    }
+
     /// Takes every bit of a word: returns and clears them.
     pub fn take(&self, index: usize) -> u64 {
         // Acquire: pairs with `mark`. AcqRel because taking may be what a

@@ -25,10 +25,15 @@ pub const MAX_SLOTS: usize = 32_764;
 /// can lead to a deleted slot (MS-7).
 pub struct SlotSet<H: Hal> {
     generation: AtomicU64,
+    places: Shared<Places<H>, H>,
+    by_id: IdIndex<H>,
+}
+
+/// Where the slots are. Sets share it when only the flags of a slot differ.
+struct Places<H: Hal> {
     /// In order of base; the slots do not overlap.
     by_gfn: Vec<Frames, H>,
     by_hva: HvaIndex<H>,
-    by_id: IdIndex<H>,
 }
 
 /// The frames of one slot: enough for a search to stay in one array.
@@ -53,8 +58,13 @@ impl<H: Hal> SlotSet<H> {
             hal,
             Self {
                 generation: AtomicU64::new(generation.0),
-                by_gfn: Vec::new_in(Heap(hal.clone())),
-                by_hva: HvaIndex::new(hal),
+                places: Shared::new(
+                    hal,
+                    Places {
+                        by_gfn: Vec::new_in(Heap(hal.clone())),
+                        by_hva: HvaIndex::new(hal),
+                    },
+                )?,
                 by_id: IdIndex::new(hal),
             },
         )
@@ -73,22 +83,15 @@ impl<H: Hal> SlotSet<H> {
         slot: Option<&Shared<Slot<H>, H>>,
         generation: Generation,
     ) -> Result<Box<Self, H>, Error> {
-        let place = |base| self.by_gfn.partition_point(|frames| frames.base < base);
-        let old = self.by_id(id);
-        let by_gfn = edited(
-            hal,
-            &self.by_gfn,
-            old.map(|old| place(old.base)),
-            slot.map(|slot| (place(slot.base), Frames::of(slot))),
-        )?;
+        let places = match (self.by_id(id), slot) {
+            (Some(old), Some(new)) if old.same_place(new) => self.places.clone(),
+            (old, new) => Shared::new(hal, self.places.with(hal, old, new)?)?,
+        };
         boxed(
             hal,
             Self {
                 generation: AtomicU64::new(generation.0),
-                by_gfn,
-                by_hva: self
-                    .by_hva
-                    .with(hal, old.map(|s| &**s), slot.map(|s| &**s))?,
+                places,
                 by_id: self.by_id.with(hal, id, slot)?,
             },
         )
@@ -96,9 +99,10 @@ impl<H: Hal> SlotSet<H> {
 
     /// The slot that contains the frame; it may be INVALID (MS-7). Logarithmic.
     pub fn by_gfn(&self, gfn: Gfn) -> Option<&Shared<Slot<H>, H>> {
-        let behind = self.by_gfn.partition_point(|frames| frames.base <= gfn);
+        let places = &self.places.by_gfn;
+        let behind = places.partition_point(|frames| frames.base <= gfn);
         // MS-7: below the lowest slot there is nothing.
-        let frames = self.by_gfn.get(behind.checked_sub(1)?)?;
+        let frames = places.get(behind.checked_sub(1)?)?;
         if gfn >= frames.end() {
             return None;
         }
@@ -115,7 +119,7 @@ impl<H: Hal> SlotSet<H> {
     pub fn by_hva(&self, range: Range<Hva>) -> HvaHits<'_, H> {
         HvaHits {
             set: self,
-            hits: self.by_hva.hits(range),
+            hits: self.places.by_hva.hits(range),
         }
     }
 
@@ -123,10 +127,11 @@ impl<H: Hal> SlotSet<H> {
     /// to begin with.
     pub fn overlapping(&self, range: Range<Gfn>) -> impl Iterator<Item = &Shared<Slot<H>, H>> {
         let first = self
+            .places
             .by_gfn
             .partition_point(|frames| frames.end() <= range.start);
         let empty = range.start >= range.end;
-        let from = self.by_gfn.get(first..).unwrap_or(&[]);
+        let from = self.places.by_gfn.get(first..).unwrap_or(&[]);
         from.iter()
             .take_while(move |frames| !empty && frames.base < range.end)
             .filter_map(|frames| self.by_id(frames.id.into()))
@@ -134,18 +139,18 @@ impl<H: Hal> SlotSet<H> {
 
     /// Every slot, in order of base.
     pub fn iter(&self) -> impl Iterator<Item = &Shared<Slot<H>, H>> {
-        let ids = self.by_gfn.iter().map(|frames| frames.id.into());
+        let ids = self.places.by_gfn.iter().map(|frames| frames.id.into());
         ids.filter_map(|id| self.by_id(id))
     }
 
     /// The number of slots.
     pub fn len(&self) -> usize {
-        self.by_gfn.len()
+        self.places.by_gfn.len()
     }
 
     /// Whether there is no slot.
     pub fn is_empty(&self) -> bool {
-        self.by_gfn.is_empty()
+        self.places.by_gfn.is_empty()
     }
 
     /// The number of this set.
@@ -173,6 +178,29 @@ impl<H: Hal> SlotSet<H> {
         let settled = self.generation().settled();
         // Release: pairs with `generation`.
         self.generation.store(settled.0, Ordering::Release);
+    }
+}
+
+impl<H: Hal> Places<H> {
+    /// These without the slot `old`, and with `new`.
+    fn with(
+        &self,
+        hal: &H,
+        old: Option<&Shared<Slot<H>, H>>,
+        new: Option<&Shared<Slot<H>, H>>,
+    ) -> Result<Self, Error> {
+        let place = |base| self.by_gfn.partition_point(|frames| frames.base < base);
+        Ok(Self {
+            by_gfn: edited(
+                hal,
+                &self.by_gfn,
+                old.map(|old| place(old.base)),
+                new.map(|new| (place(new.base), Frames::of(new))),
+            )?,
+            by_hva: self
+                .by_hva
+                .with(hal, old.map(|s| &**s), new.map(|s| &**s))?,
+        })
     }
 }
 

@@ -89,6 +89,12 @@ impl<H: Hal> Slot<H> {
         }
     }
 
+    /// Whether the other has the same name, frames and memory.
+    pub(super) fn same_place(&self, other: &Self) -> bool {
+        let place = |slot: &Self| (slot.id, slot.base, slot.npages, slot.hva);
+        place(self) == place(other)
+    }
+
     /// The frame behind the last.
     pub fn end(&self) -> Gfn {
         // Does not wrap: the region was checked (MS-8).

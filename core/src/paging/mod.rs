@@ -9,6 +9,7 @@
 //! | `mode` | how tables are laid out in each paging mode |
 //! | `rights` | who may do what with a page |
 //! | `walk` | from the root to the leaf, and the bits that a walk leaves |
+//! | `code` | the same for code, where nothing is unusual |
 //!
 //! What is done: no paging, 32-bit paging with pages of 4 MiB beyond 4 GiB
 //! (PSE-36), PAE, four and five levels; write protection, NX, SMEP, SMAP,
@@ -21,6 +22,7 @@
 //!
 //! Source: Intel SDM volume 3, "Paging"; AMD APM volume 2, "Page Translation
 //! and Protection".
+mod code;
 mod mode;
 mod rights;
 mod walk;
@@ -30,6 +32,7 @@ use waterbear_hal::{Gpa, Width};
 use crate::arch::{Cr0, Cr4, Efer, Exception};
 use crate::{Error, MemoryError};
 
+pub use code::CodeWalk;
 pub use walk::translate;
 
 /// What of the guest's CPU decides a translation.

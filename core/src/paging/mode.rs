@@ -22,14 +22,14 @@ pub(super) const ACCESSED: u64 = 1 << 5;
 /// The page was written.
 pub(super) const DIRTY: u64 = 1 << 6;
 /// The entry maps a page although it is above level 1.
-const LARGE: u64 = 1 << 7;
+pub(super) const LARGE: u64 = 1 << 7;
 /// In a leaf: the translation is global.
-const GLOBAL: u64 = 1 << 8;
+pub(super) const GLOBAL: u64 = 1 << 8;
 /// What is below is not for fetching.
 pub(super) const NO_EXECUTE: u64 = 1 << 63;
 
 /// The bits of an entry that can be a frame's.
-const FRAME: u64 = bits(PAGE_SHIFT..52);
+pub(super) const FRAME: u64 = bits(PAGE_SHIFT..52);
 /// In 32-bit paging a page of 4 MiB has the address's bits from 32 on at these,
 /// as many as there are.
 const PSE_36: Range<u32> = 13..21;
@@ -43,7 +43,7 @@ const fn below(bit: u32) -> u64 {
 }
 
 /// The bits of a range.
-const fn bits(range: Range<u32>) -> u64 {
+pub(super) const fn bits(range: Range<u32>) -> u64 {
     below(range.end) & !below(range.start)
 }
 

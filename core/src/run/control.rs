@@ -37,6 +37,11 @@ const NO_FLUSH: u64 = 1 << 63;
 /// CR3: the process-context identifier.
 const PCID: u64 = 0xfff;
 
+/// Whether linear addresses are translated as in PAE mode.
+pub fn in_pae_mode(cr0: Cr0, cr4: Cr4, efer: Efer) -> bool {
+    cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !efer.contains(Efer::LMA)
+}
+
 /// Whether a CPU can have these values at the same time.
 pub fn consistent(features: &Features, cr0: u64, cr3: u64, cr4: u64, efer: u64) -> bool {
     let (Some(cr0), Some(cr4), Some(efer)) = (
@@ -146,7 +151,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             }
             new_efer.remove(Efer::LMA);
         }
-        let pae = new.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !new_efer.contains(Efer::LMA);
+        let pae = in_pae_mode(new, cr4, new_efer);
         if pae && (old ^ new).intersects(Cr0::PG | Cr0::CD | Cr0::NW) {
             let cr3 = vendor.control(self.runner.state(), Control::Cr3);
             self.load_page_directories(vm, vendor, cr3)?;
@@ -290,14 +295,28 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor.set_control(state, Control::Cr3, cr3);
         vendor.set_control(state, Control::Cr0, cr0 | Cr0::ET.bits());
         vendor.flush_tlb(state);
-        let (cr0, cr4) = (Cr0::from_bits_retain(cr0), Cr4::from_bits_retain(cr4));
-        let long = Efer::from_bits_retain(efer).contains(Efer::LMA);
-        if cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !long {
+        if self.pae(vendor) {
             // The owner may not have put the memory there yet; pointers that are not right make
             // the entry fail, and do not concern the owner now.
             let _ = self.load_page_directories(vm, vendor, cr3);
         }
         Ok(())
+    }
+
+    /// Whether the guest is in PAE mode.
+    pub(super) fn pae(&mut self, vendor: &V) -> bool {
+        in_pae_mode(self.cr0(vendor), self.cr4(vendor), self.efer(vendor))
+    }
+
+    /// The page-directory pointers that CR3 names, in PAE mode and where the owner has memory
+    /// there. The CPU has read them when CR3 was loaded, and does not show them; a guest that
+    /// changes them reloads CR3, so they are the same. May sleep.
+    pub fn page_directories(&mut self, vm: &Vm<H>, vendor: &V) -> Option<[u64; 4]> {
+        if !self.pae(vendor) {
+            return None;
+        }
+        let cr3 = vendor.control(self.runner.state(), Control::Cr3);
+        self.read_page_directories(vm, cr3 & 0xffff_ffe0)
     }
 
     /// CR8: the task priority, kept for an interrupt controller of the owner's.

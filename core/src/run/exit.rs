@@ -39,6 +39,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 self.skip(vendor, length);
                 Step::Resume
             }
+            Pending::Load(load) => {
+                self.complete_load(vendor, load);
+                Step::Resume
+            }
             Pending::Read => self.complete_read(vm, vendor)?,
             Pending::Write => self.tell_devices(vm),
             Pending::Together => self.complete_together(vm, vendor)?,
@@ -296,6 +300,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let write = access.write;
         // A walk of the CPU's own is not the operand.
         let hint = (!access.guest_walk).then_some(Hint { gpa, write });
+        if outcome == Outcome::Mmio
+            && let Some(hint) = hint
+            && let Some(step) = self.move_plainly(vm, vendor, hint)
+        {
+            return Ok(step);
+        }
         match outcome {
             Outcome::Resume => Ok(Step::Resume),
             Outcome::Mmio | Outcome::Emulate => self.emulate(vm, vendor, hint),

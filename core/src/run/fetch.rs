@@ -5,6 +5,7 @@ use waterbear_hal::Hal;
 use super::GuestCpu;
 use super::control::GP;
 use super::exit::Step;
+use super::glance::{Glance, glance, known_length};
 use super::leave::Leave;
 use crate::Error;
 use crate::MemoryError;
@@ -18,11 +19,18 @@ use crate::vm::{GuestTables, Vm};
 /// The bytes at RIP, as many as could be had.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Code {
-    bytes: [u8; MAX_LENGTH],
+    bytes: [u8; MAX_LENGTH + 1],
     len: usize,
 }
 
 impl Code {
+    fn of([low, high]: Glance) -> Self {
+        Self {
+            bytes: (u128::from(high) << 64 | u128::from(low)).to_le_bytes(),
+            len: MAX_LENGTH,
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
@@ -60,9 +68,18 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The length of the instruction that left the guest, as the CPU tells it or as its bytes do.
     pub(super) fn length(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
         match vendor.length(self.runner.state()) {
-            0 => Ok(self.instruction(vm, vendor)?.0.length),
+            0 => match self.glance(vm, vendor, 1).as_ref().map(known_length) {
+                None | Some(0) => Ok(self.instruction(vm, vendor)?.0.length),
+                Some(length) => Ok(length),
+            },
             length => Ok(length),
         }
+    }
+
+    /// A glance at the instruction, or at its first word.
+    pub(super) fn glance(&mut self, vm: &Vm<H>, vendor: &V, words: usize) -> Option<Glance> {
+        let (space, bits) = (self.mmu.space(), self.features.physical_bits);
+        glance(vm, space, vendor, self.runner.state(), bits, words)
     }
 
     /// The instruction that left the guest.
@@ -127,6 +144,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         size: CodeSize,
         registers: &Registers,
     ) -> Result<(Instruction, Code), NoInstruction> {
+        if let Some(words) = self.glance(vm, vendor, 2) {
+            let code = Code::of(words);
+            if let Ok(instruction) = decode(code.bytes(), size) {
+                return Ok((instruction, code));
+            }
+        }
         let state = self.runner.state();
         let rip = vendor.regs(state).rip;
         let linear = match size {

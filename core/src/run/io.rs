@@ -21,11 +21,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         } = io;
         self.len = usize::from(size);
         if input {
-            self.data().fill(0);
+            self.put_word(0);
             self.pending = Pending::In { size, length };
         } else {
             let rax = vendor.regs(self.runner.state()).get(Regs::RAX as u8);
-            self.put_data(&rax.to_le_bytes());
+            self.put_word(rax);
             if vm.bus().write(Target::Port(port), self.data()) {
                 self.skip(vendor, length);
                 return Step::Resume;
@@ -47,13 +47,18 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    /// What the device answered, zero-extended.
-    fn answer(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        for (to, &from) in bytes.iter_mut().zip(self.data().iter()) {
-            *to = from;
+    /// The same for up to eight bytes, from a word's lowest on.
+    pub(super) fn put_word(&mut self, word: u64) {
+        if let Some(first) = self.data.first_chunk_mut() {
+            *first = word.to_le_bytes();
         }
-        u64::from_le_bytes(bytes)
+    }
+
+    /// What the device answered, in a word's lowest bytes.
+    pub(super) fn answer(&self) -> u64 {
+        self.data
+            .first_chunk()
+            .map_or(0, |b| u64::from_le_bytes(*b))
     }
 
     /// Finishes an IN: one or two bytes leave the rest of RAX alone, four clear its upper half.

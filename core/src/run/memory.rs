@@ -2,7 +2,7 @@
 use waterbear_hal::{Gpa, Hal};
 
 use super::GuestCpu;
-use crate::arch::{Cr0, Cr4, Efer, Rflags};
+use crate::arch::Rflags;
 use crate::paging::{Cpu, Registers};
 use crate::vendor::{Control, Vendor};
 use crate::vm::Vm;
@@ -26,15 +26,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let state = self.runner.state();
         let cr3 = vendor.control(state, Control::Cr3);
         let rflags = vendor.regs(state).rflags;
-        let pae = cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE) && !efer.contains(Efer::LMA);
-        let pdptes = if pae {
-            // The CPU has read them when CR3 was loaded, and does not show them. A guest that
-            // changes them reloads CR3, so they are the same.
-            self.read_page_directories(vm, cr3 & 0xffff_ffe0)
-                .unwrap_or_default()
-        } else {
-            [0; 4]
-        };
+        let pdptes = self.page_directories(vm, vendor).unwrap_or_default();
         Registers {
             cr0,
             cr3,

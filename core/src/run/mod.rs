@@ -46,9 +46,9 @@
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
 //! | `strings` | REP INS and REP OUTS |
-//! | `fetch` | the bytes of the instruction that left the guest |
+//! | `fetch`, `glance` | the bytes of the instruction that left the guest |
 //! | `memory` | how linear addresses are translated |
-//! | `emulation` | instructions that are executed here |
+//! | `emulation`, `plain` | instructions that are executed here |
 pub mod clock;
 pub mod control;
 pub mod cpuid;
@@ -57,6 +57,7 @@ mod emulation;
 pub mod event;
 mod exit;
 mod fetch;
+mod glance;
 mod inject;
 mod io;
 pub mod leave;
@@ -65,6 +66,7 @@ mod memory;
 mod moves;
 pub mod msr;
 mod mtrr;
+mod plain;
 mod quick;
 mod strings;
 
@@ -82,6 +84,7 @@ use emulation::Emulated;
 use event::Events;
 use exit::Step;
 pub use leave::Leave;
+use plain::Move;
 use quick::Inside;
 use strings::Together;
 
@@ -135,6 +138,8 @@ enum Pending {
         size: u8,
         length: u8,
     },
+    /// A device answers a plain move.
+    Load(Move),
     /// A device answers an emulated instruction.
     Read,
     /// An emulated instruction may have more to tell devices.
@@ -213,6 +218,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         &self.stats
     }
 
+    /// IA32_APIC_BASE.
+    pub fn apic_base(&self) -> u64 {
+        self.kept.apic_base
+    }
+
     /// The vendor's state of the vCPU.
     pub fn state(&mut self) -> &mut V::Vcpu {
         self.runner.state()
@@ -237,6 +247,17 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// what it reads. After [`Leave::EmulationFailed`] the bytes of the instruction.
     pub fn data(&mut self) -> &mut [u8] {
         self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// The first eight bytes of the data, as many as count.
+    pub fn word(&self) -> u64 {
+        let unused = 64 - 8 * self.len.min(8) as u32;
+        self.answer() & u64::MAX.checked_shr(unused).unwrap_or(0)
+    }
+
+    /// Sets the first eight bytes of the data, as many as count.
+    pub fn set_word(&mut self, word: u64) {
+        self.put_word(word);
     }
 
     /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.

@@ -119,6 +119,14 @@ pub const MSRS: &[u32] = &[
     OLD_SYSTEM_TIME,
 ];
 
+/// Registers that tell owners what a guest can have, and what they read. LFENCE does not wait by
+/// itself as far as we know.
+pub const FEATURES: [(u32, u64); 3] = [
+    (ARCH_CAPABILITIES, 0),
+    (MICROCODE, Kept::RESET.microcode),
+    (DE_CFG, 0),
+];
+
 /// Who accesses a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
@@ -310,7 +318,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             EFER => return self.write_efer(vendor, value),
             TSC => {
                 let old = self.kept.tsc_offset;
-                self.set_offset(vendor, value.wrapping_sub(self.hal.tsc()));
+                self.set_tsc_offset(vendor, value.wrapping_sub(self.hal.tsc()));
                 if !owner {
                     // What software adds to the counter shows in the other register.
                     let change = self.kept.tsc_offset.wrapping_sub(old);
@@ -320,7 +328,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             TSC_ADJUST if owner => self.kept.tsc_adjust = value,
             TSC_ADJUST if self.features.tsc_adjust => {
                 let change = value.wrapping_sub(self.kept.tsc_adjust);
-                self.set_offset(vendor, self.kept.tsc_offset.wrapping_add(change));
+                self.set_tsc_offset(vendor, self.kept.tsc_offset.wrapping_add(change));
                 self.kept.tsc_adjust = value;
             }
             APIC_BASE => {
@@ -363,7 +371,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.host.tsc_aux && (by == By::Owner || self.features.tsc_aux)
     }
 
-    fn set_offset(&mut self, vendor: &V, offset: u64) {
+    /// Sets what the guest's time-stamp counter is ahead of the host's.
+    pub fn set_tsc_offset(&mut self, vendor: &V, offset: u64) {
         self.kept.tsc_offset = offset;
         self.clock.expire();
         vendor.set_tsc_offset(self.runner.state(), offset);

@@ -1,11 +1,12 @@
 //! Exits that are dealt with before the guest's state is out of the CPU.
 //!
-//! Interrupts are off, so this is for what needs registers, and for faults on memory that is there.
+//! Interrupts are off, so this is for what needs registers and memory that is there.
 //! Whatever is unusual about an exit sends it the long way, [`exit`](super::exit).
 use waterbear_hal::{Hal, Pfn};
 
 use super::clock::VcpuClock;
 use super::cpuid::Asked;
+use super::glance::{glance, is_cpuid};
 use crate::Error;
 use crate::arch::{Rflags, Shadow};
 use crate::exit::Exit;
@@ -64,7 +65,14 @@ impl<H: Hal, V: Vendor> Inside<'_, H, V> {
     #[inline(always)]
     fn cpuid(&self, state: &mut V::Vcpu) -> bool {
         let vendor = self.vendor;
-        let length = vendor.length(state);
+        let mut length = vendor.length(state);
+        if length == 0 {
+            let (space, bits) = (self.mmu.space(), self.asked.features.physical_bits);
+            length = match glance(self.vm, space, vendor, state, bits, 1) {
+                Some(code) if is_cpuid(&code) => 2,
+                _ => 0,
+            };
+        }
         let shadow = vendor.shadow(state);
         let regs = vendor.regs(state);
         let next = regs.rip.wrapping_add(length.into());

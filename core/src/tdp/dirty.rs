@@ -8,6 +8,7 @@ use super::table::{Entry, Table};
 use super::walk::{MmuRead, MmuWrite, Mode, Span, Yielding};
 use super::{DirtyTracking, Mmu};
 use crate::Error;
+use crate::memslot::dirty::WORD_BITS;
 use crate::memslot::{ADDRESS_SPACES, SpaceId};
 use crate::spte::{Kind, Spte};
 
@@ -31,11 +32,13 @@ impl<H: Hal> Mmu<H> {
         };
         self.walk_all::<MmuRead, _, _>((tlb, log), &roots, span, |op, entry| match entry.child() {
             Some(table) if table.level() == Level::L1 => {
-                let start = entry.gfn().max(range.start);
+                let mut from = entry.gfn().max(range.start);
                 let end = entry.gfn().add(Level::L2.pages()).min(range.end);
                 let keep = clean_bits(self, Level::L1);
-                for frame in start.0..end.0 {
-                    clean(op, table.entry(Gfn(frame)), keep);
+                while from < end {
+                    let frames = (end.0 - from.0).min(WORD_BITS);
+                    op.restrict(table, from, u64::MAX >> (WORD_BITS - frames), keep);
+                    from = from.add(frames);
                 }
             }
             Some(_) => {}
@@ -65,30 +68,28 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         mut words: impl FnMut() -> Option<(Gfn, u64)>,
     ) {
-        let mut more = true;
-        while more {
+        let mut next = words();
+        while next.is_some() {
             let guard = MmuRead::lock(&self.lock);
             let rcu = RcuGuard::new(&self.space.hal);
             let mut op = Op::new(self, tlb, log, &rcu, MmuRead::SHARED);
-            loop {
-                let Some((gfn, mask)) = words() else {
-                    more = false;
-                    break;
-                };
+            while let Some((gfn, mask)) = next {
                 // All there are now: a bit may have come from a root that was
                 // made after the call began. None is made in this section.
                 let roots = guard.roots.iter();
                 for root in roots.filter(|root| root.role().space == space) {
                     clean_word(&mut op, root.walk(&self.space, &rcu), gfn, mask);
                 }
+                next = words();
                 if self.lock.is_contended() || self.space.hal.should_yield() {
                     break;
                 }
             }
             op.finish();
+            drop(op);
             drop(rcu);
             drop(guard);
-            if more {
+            if next.is_some() {
                 self.space.hal.yield_now();
             }
         }
@@ -153,7 +154,6 @@ fn clean_bits<H: Hal>(mmu: &Mmu<H>, level: Level) -> Spte {
 
 /// Makes one leaf report its next write: it keeps no bits but `keep`. Anything
 /// else is left alone: an entry that is not present is never modified (TDP-13).
-#[inline(always)]
 fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(
     op: &mut Op<'r, H, T, D>,
     mut entry: Entry<'r, H>,
@@ -164,7 +164,7 @@ fn clean<'r, H: Hal, T: Tlb, D: DirtyLog>(
         if new == entry.value() {
             return;
         }
-        match op.exchange_inline(entry, new) {
+        match op.exchange(entry, new) {
             Ok(()) => return,
             Err(now) => entry = now,
         }
@@ -190,17 +190,13 @@ fn clean_word<'r, H: Hal, T: Tlb, D: DirtyLog>(
         let reach = if table { Level::L2 } else { entry.level() };
         let beyond = first.align_down(reach).add(reach.pages()).0 - gfn.0;
         let reached = u64::MAX >> 64u64.saturating_sub(beyond);
-        let mut here = left & reached;
+        let here = left & reached;
         left &= !reached;
         let keep = clean_bits(op.mmu, entry.level());
         if !table {
             clean(op, entry, keep);
             continue;
         }
-        while here != 0 {
-            let frame = gfn.add(u64::from(here.trailing_zeros()));
-            clean(op, entry.table().entry(frame), keep);
-            here &= here - 1;
-        }
+        op.restrict(entry.table(), gfn, here, keep);
     }
 }

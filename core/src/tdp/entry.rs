@@ -11,6 +11,7 @@ use super::DirtyTracking;
 use super::flush::{DirtyLog, Op, Tlb};
 use super::table::{Entry, FreshTable, Table, Taken, Unlinked};
 use super::transition::{Effect, effect};
+use crate::memslot::dirty::bits;
 use crate::spte::{Kind, Spte};
 
 impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
@@ -38,6 +39,38 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         let taken = entry.exchange(new)?;
         self.account(&entry, taken, new);
         Ok(())
+    }
+
+    /// Takes the bits that `keep` lacks from leaves of a lowest table: of the frame `gfn + i` for
+    /// each bit i of `mask`, all of which are in that table. An [`exchange`](Op::exchange) for each
+    /// of them would come to the same; most of what that decides is the same for all.
+    pub(super) fn restrict(&mut self, table: Table<'r, H>, gfn: Gfn, mask: u64, keep: Spte) {
+        let format = &self.mmu.space.format;
+        let (mut left, mut flush, mut written) = (mask, 0, 0);
+        while left != 0 {
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            let frame = gfn.add(u64::from(bit.trailing_zeros()));
+            let Some(old) = table.entry(frame).restrict(keep) else {
+                continue;
+            };
+            if format.needs_flush(old, old.and(keep)) {
+                flush |= bit;
+            }
+            if format.is_dirty(old) {
+                written |= bit;
+            }
+        }
+        if flush != 0 && !removed(Part::WriteProtectFlush) {
+            // What lies between the first and the last does no harm.
+            self.flush_later(gfn.add(u64::from(flush.trailing_zeros())), Level::L1);
+            self.flush_later(gfn.add(63 - u64::from(flush.leading_zeros())), Level::L1);
+        }
+        if self.mmu.dirty == DirtyTracking::DirtyBit && !format.is_dirty(keep) {
+            for offset in bits(written) {
+                self.log.mark(gfn.add(offset.into()), Level::L1);
+            }
+        }
     }
 
     /// Links `table` in place of what `entry` held, unless it has changed.

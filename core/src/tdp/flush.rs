@@ -128,8 +128,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     }
 
     /// Settles everything. Ends every operation.
+    ///
+    /// By reference: moving it would copy the room for the references.
     #[inline(always)]
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(&mut self) {
         self.settle();
         for (total, mapped) in self.mmu.mapped.iter().zip(&mut self.mapped) {
             if *mapped != 0 {

@@ -314,6 +314,20 @@ impl<'r, H: Hal> Entry<'r, H> {
         Ok(self.taken(self.value))
     }
 
+    /// Takes the bits that `keep` lacks from the leaf, if it is one, in a lowest table, and has any
+    /// of them; returns what it held then. `keep` has the bit of a leaf and its address.
+    #[inline(always)]
+    pub(super) fn restrict(mut self, keep: Spte) -> Option<Spte> {
+        // An entry that is not present is never modified (TDP-13).
+        while self.value.is_present() && self.value.and(keep) != self.value {
+            match self.compare_exchange(self.value.and(keep)) {
+                Ok(()) => return Some(self.value),
+                Err(now) => self = now,
+            }
+        }
+        None
+    }
+
     /// Replaces whatever the entry holds by `new`, which is not a link.
     ///
     /// One atomic exchange, so bits that hardware sets are either in what is

@@ -128,6 +128,7 @@ impl<H: Hal> Mmu<H> {
                     }
                 };
                 op.finish();
+                drop(op);
                 drop(rcu);
                 drop(guard);
                 from = stopped;

@@ -5,7 +5,7 @@ use super::Vcpu;
 use crate::Error;
 use crate::exit::Exit;
 use crate::request::Request;
-use crate::vendor::Vendor;
+use crate::vendor::{Left, Vendor};
 
 /// What a vCPU's thread does in an attempt, beside the attempt itself.
 pub trait Owner<V: Vendor> {
@@ -28,7 +28,7 @@ pub trait Owner<V: Vendor> {
     }
 
     /// Deals with an exit before the guest's state is out of the CPU, as
-    /// [`Vendor::enter`] says, and the guest goes on; says whether it has.
+    /// [`Vendor::switch_in`] says, and the guest goes on; says whether it has.
     fn finish(&mut self, _state: &mut V::Vcpu, _exit: Exit) -> bool {
         false
     }
@@ -91,27 +91,36 @@ impl<V: Vendor> Runner<V> {
             }
         };
         let pinned = Pinned::new(hal);
-        vendor.prepare(state, pinned.cpu());
+        let cpu = pinned.cpu();
+        vendor.prepare(state, cpu);
         let mut left = None;
         vcpu.load(&pinned).enter(|_irq_off| {
             // With interrupts on it would be too early: the interrupt that tells of either
             // would come and go before the guest runs.
-            let held_up = || hal.signal_pending() || hal.should_yield();
+            let held_up = || hal.held_up();
             if held_up() {
                 return;
             }
             hal.refresh_guest_fpu();
-            let mut finished = false;
-            let exit = vendor.enter(state, root, |state, exit| {
-                finished = owner.finish(state, exit);
+            if let Err(exit) = vendor.switch_in(state, cpu, root) {
+                left = Some(exit);
+                return;
+            }
+            // Nothing returns before `switch_out`.
+            loop {
+                let Left { exit, whole } = vendor.enter(state);
+                if !whole || !owner.finish(state, exit) {
+                    left = Some(exit);
+                    break;
+                }
                 // The mode has been `InGuest` all the time, so whoever made a request since the
                 // last look interrupts this CPU, and the next entry ends as it begins (KR-1). This
                 // look only makes it sooner.
-                finished && !vcpu.is_wanted() && !held_up()
-            });
-            if !finished {
-                left = Some(exit);
+                if vcpu.is_wanted() || held_up() {
+                    break;
+                }
             }
+            vendor.switch_out(state);
         });
         Ok(left)
     }

@@ -42,17 +42,19 @@ impl<H: Hal> Vm<H> {
             }
             return Ok(());
         }
-        let mut words = log.iter_mut().enumerate();
+        let mut from = 0;
         let mut take = || {
-            words.by_ref().find_map(|(index, word)| {
+            loop {
                 // A look first: most words of most logs are empty.
-                *word = if bitmap.peek(index) == 0 {
-                    0
-                } else {
-                    bitmap.take(index)
-                };
-                (*word != 0).then_some((index, *word))
-            })
+                let at = bitmap.next_marked(from);
+                log.get_mut(from..at)?.fill(0);
+                let word = log.get_mut(at)?;
+                *word = bitmap.take(at);
+                from = at + 1;
+                if *word != 0 {
+                    return Some((at, *word));
+                }
+            }
         };
         match self.mmu.dirty {
             DirtyTracking::WriteProtect => self.protect(slot, take),

@@ -25,13 +25,23 @@ impl<H: Hal> Vm<H> {
             // Looking would only pin pages that the guest has not asked for.
             return;
         }
+        let large = |gfn| {
+            // Where the host does not say at once, a look is worth it.
+            let page = |hva| self.hal.resolve_now(&self.user, hva, false);
+            slot.arch.allows(Level::L2, gfn)
+                && slot
+                    .hva_of(gfn)
+                    .and_then(page)
+                    .is_none_or(|page| page.level > Level::L1)
+        };
         let mut vcpu = VcpuMmu::within(slot.space);
         let mut from = slot.base;
-        while let Some(table) = self.mmu.next_small(slot.space, from..slot.end()) {
+        while let Some(table) = self.mmu.next_small(slot.space, from..slot.end(), large) {
             // The fault path replaces a table by a leaf wherever a leaf may
             // stand, so looking for the large page is all there is to do.
             let _ = self.prefault(&mut vcpu, table.gpa());
             from = table.align_down(Level::L2).add(Level::L2.pages());
+            self.hal.yield_now();
         }
     }
 }

@@ -49,6 +49,24 @@ impl<'a, H: Hal> GuestTables<'a, H> {
         }
     }
 
+    /// As [`new`](GuestTables::new), and nothing that is done with it waits: its owner uses
+    /// [`read_now`](GuestTables::read_now) alone. Interrupts may be off while it lives. `None`
+    /// where that is not to be had.
+    pub fn now(vm: &'a Vm<H>, space: SpaceId) -> Option<Self> {
+        Some(Self {
+            section: Some(vm.memslots().try_read()?),
+            ..Self::new(vm, space)
+        })
+    }
+
+    /// Reads a word in the page of `gpa`, if it is there and needs no wait, as
+    /// [`User::read_now`](waterbear_hal::User::read_now) says.
+    #[inline]
+    pub fn read_now(&mut self, gpa: Gpa) -> Option<u64> {
+        let hva = self.place(gpa).ok()?;
+        self.vm.hal.read_now(&self.vm.user, hva)
+    }
+
     /// Where the owner has the byte at `gpa`.
     #[inline]
     fn place(&mut self, gpa: Gpa) -> Result<Hva, MemoryError> {

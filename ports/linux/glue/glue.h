@@ -49,6 +49,7 @@ bool wb_mutex_lock_killable(struct mutex *lock);
 void wb_mutex_unlock(struct mutex *lock);
 void *wb_rwlock_new(const char *name, unsigned int rank);
 void wb_read_lock(void *lock);
+bool wb_read_trylock(void *lock);
 void wb_read_unlock(void *lock);
 void wb_write_lock(void *lock);
 void wb_write_unlock(void *lock);
@@ -68,9 +69,13 @@ unsigned int wb_next_online(unsigned int from);
 void wb_hold_cpus(void);
 void wb_unhold_cpus(void);
 void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context);
+void wb_change_cr4(unsigned long set, unsigned long clear);
+void wb_task_register_was_cut(void);
 bool wb_should_yield(void);
 void wb_yield(void);
 bool wb_signal_pending(void);
+bool wb_held_up(void);
+bool wb_distrusts_predictions(void);
 void wb_signals_mask(u64 mask);
 void wb_signals_unmask(void);
 u64 wb_boot_time(void);
@@ -93,10 +98,24 @@ bool wb_fpu_write(struct fpu_guest *fpu, const void *from, size_t size);
 struct mm_struct *wb_mm_hold(void);
 void wb_mm_drop(struct mm_struct *mm);
 bool wb_mm_is_current(struct mm_struct *mm);
+/* The page behind an address, referred to until it is released. */
+struct wb_page {
+	unsigned long pfn;
+	/* Of the piece that one entry of the host's tables maps. */
+	unsigned int shift;
+	bool writable;
+	bool uncached;
+};
 long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
-		unsigned long *pfn, bool *writable, unsigned int *shift);
+		struct wb_page *found);
+unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);
+struct wb_word {
+	u64 word;
+	bool there;
+};
+struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from);
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 	      size_t size);
 bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,

@@ -18,9 +18,12 @@
 #include <linux/swait.h>
 #include <linux/timekeeping.h>
 #include <linux/version.h>
+#include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
 #include <asm/tsc.h>
+#include <asm/perf_event.h>
+#include <asm/tlbflush.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
 #include <trace/events/ipi.h>
 #endif
@@ -163,6 +166,11 @@ void wb_read_lock(void *lock)
 	read_lock((rwlock_t *)lock);
 }
 
+bool wb_read_trylock(void *lock)
+{
+	return read_trylock((rwlock_t *)lock);
+}
+
 void wb_read_unlock(void *lock)
 {
 	read_unlock((rwlock_t *)lock);
@@ -260,6 +268,21 @@ void wb_call_on(const unsigned long *cpus, void (*call)(void *), void *context)
 	on_each_cpu_mask(to_cpumask(cpus), call, context, true);
 }
 
+/* Processor Trace stops for VMX operation where both do not go together. */
+void wb_change_cr4(unsigned long set, unsigned long clear)
+{
+	if (set & X86_CR4_VMXE)
+		intel_pt_handle_vmx(1);
+	cr4_update_irqsoff(set, clear);
+	if (clear & X86_CR4_VMXE)
+		intel_pt_handle_vmx(0);
+}
+
+void wb_task_register_was_cut(void)
+{
+	invalidate_tss_limit();
+}
+
 bool wb_should_yield(void)
 {
 	return need_resched();
@@ -273,6 +296,18 @@ void wb_yield(void)
 bool wb_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+bool wb_held_up(void)
+{
+	return read_thread_flags() &
+	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NEED_RESCHED);
+}
+
+bool wb_distrusts_predictions(void)
+{
+	return boot_cpu_has(X86_FEATURE_RSB_VMEXIT) ||
+	       boot_cpu_has(X86_FEATURE_RSB_VMEXIT_LITE);
 }
 
 /*

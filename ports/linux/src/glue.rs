@@ -35,6 +35,24 @@ opaque! {
     NotifierStruct
 }
 
+/// A word of user memory, if it is there.
+#[repr(C)]
+pub struct Word {
+    pub word: u64,
+    pub there: bool,
+}
+
+/// `struct wb_page`.
+#[repr(C)]
+#[derive(Default)]
+pub struct FoundPage {
+    pub pfn: c_ulong,
+    /// Of the piece that one entry of the host's tables maps.
+    pub shift: c_uint,
+    pub writable: bool,
+    pub uncached: bool,
+}
+
 /// What a descriptor is for.
 #[repr(C)]
 pub enum Kind {
@@ -73,6 +91,7 @@ unsafe extern "C" {
     pub fn wb_mutex_unlock(lock: *mut MutexStruct);
     pub fn wb_rwlock_new(name: *const c_char, rank: c_uint) -> *mut RwLockStruct;
     pub fn wb_read_lock(lock: *mut RwLockStruct);
+    pub fn wb_read_trylock(lock: *mut RwLockStruct) -> bool;
     pub fn wb_read_unlock(lock: *mut RwLockStruct);
     pub fn wb_write_lock(lock: *mut RwLockStruct);
     pub fn wb_write_unlock(lock: *mut RwLockStruct);
@@ -94,9 +113,13 @@ unsafe extern "C" {
         call: unsafe extern "C" fn(*mut c_void),
         context: *mut c_void,
     );
+    pub fn wb_change_cr4(set: c_ulong, clear: c_ulong);
+    pub safe fn wb_task_register_was_cut();
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;
+    pub safe fn wb_held_up() -> bool;
+    pub safe fn wb_distrusts_predictions() -> bool;
     pub safe fn wb_signals_mask(mask: u64);
     pub safe fn wb_signals_unmask();
     pub safe fn wb_boot_time() -> u64;
@@ -125,12 +148,12 @@ unsafe extern "C" {
         mm: *mut MmStruct,
         address: c_ulong,
         write: bool,
-        pfn: *mut c_ulong,
-        writable: *mut bool,
-        shift: *mut c_uint,
+        found: *mut FoundPage,
     ) -> c_long;
+    pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
+    pub fn wb_read_now(mm: *mut MmStruct, from: c_ulong) -> Word;
     pub fn wb_write(mm: *mut MmStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
         mm: *mut MmStruct,

@@ -31,6 +31,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Ok(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -47,6 +48,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Some(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -64,6 +66,22 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
             let part = &mut buf[from..from + len];
             self.0.pages.read(pfn, offset, part);
         })
+    }
+
+    #[track_caller]
+    fn read_now(&self, space: &Space, hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let offset = (hva.0 % PAGE_SIZE) as usize;
+        if offset + bytes.len() > PAGE_SIZE as usize {
+            broken!("read_now at {hva:?}: two pages");
+        }
+        let found = space.inner.find(hva)?;
+        // What a test does in a look-up may sleep.
+        if space.inner.is_watched() || found.poisoned {
+            return None;
+        }
+        self.0.pages.read(found.pfn, offset, &mut bytes);
+        Some(u64::from_le_bytes(bytes))
     }
 
     #[track_caller]

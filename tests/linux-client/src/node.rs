@@ -2,6 +2,7 @@
 use std::fs::File;
 
 use waterbear_core::abi::kvm::*;
+use waterbear_core::abi::prefault::KVM_CAP_PRE_FAULT_MEMORY;
 
 use crate::Outcome;
 use crate::sys::{ioctl, ioctl_long};
@@ -69,6 +70,21 @@ pub fn capabilities_are_advertised_that_work() -> Outcome {
         (KVM_CAP_SYNC_MMU, 1),
         (KVM_CAP_READONLY_MEM, 1),
         (KVM_CAP_NR_MEMSLOTS, 32764),
+        (KVM_CAP_SET_TSS_ADDR, 1),
+        (KVM_CAP_EXT_CPUID, 1),
+        (KVM_CAP_MP_STATE, 1),
+        (KVM_CAP_IRQ_ROUTING, 4096),
+        (KVM_CAP_IMMEDIATE_EXIT, 1),
+        (KVM_CAP_MCE, 32),
+        (KVM_CAP_SREGS2, 1),
+        (KVM_CAP_XSAVE2, 4096),
+        (KVM_CAP_GET_TSC_KHZ, 1),
+        // They would say that the frequency can be chosen.
+        (KVM_CAP_TSC_CONTROL, 0),
+        (KVM_CAP_VM_TSC_CONTROL, 0),
+        (KVM_CAP_GET_MSR_FEATURES, 1),
+        (KVM_CAP_EXT_EMUL_CPUID, 1),
+        (KVM_CAP_PRE_FAULT_MEMORY, 1),
         (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1),
         (KVM_CAP_COALESCED_MMIO, 2),
         (KVM_CAP_COALESCED_PIO, 1),
@@ -85,6 +101,12 @@ pub fn capabilities_are_advertised_that_work() -> Outcome {
         let answer = ioctl(&node, KVM_CHECK_EXTENSION, capability.into());
         same(&format!("capability {capability}"), answer, Ok(value))?;
     }
+    let most = ioctl(&node, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS.into());
+    for capability in [KVM_CAP_NR_VCPUS, KVM_CAP_MAX_VCPU_ID] {
+        let answer = ioctl(&node, KVM_CHECK_EXTENSION, capability.into());
+        same("how many vCPUs", answer, most)?;
+    }
+    same("more than one", most > Ok(1), true)?;
     // Not capability 3 with something in front.
     let far = ioctl(&node, KVM_CHECK_EXTENSION, 1 << 32 | 3);
     same("a capability of more than 32 bits", far, Ok(0))

@@ -8,11 +8,8 @@ use waterbear_core::abi::kvm::*;
 use crate::kernel::second_cpu;
 use crate::node::same;
 use crate::sys::{self, Mapping, ioctl};
-use crate::vcpu::Guest;
+use crate::vcpu::{FOREVER, Guest};
 use crate::{Outcome, memory};
-
-/// jmp to itself.
-const FOREVER: &[u8] = &[0xeb, 0xfe];
 
 /// Starts a process that runs a guest that never ends.
 fn spin() -> Result<i32, String> {

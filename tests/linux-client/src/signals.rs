@@ -7,10 +7,7 @@ use waterbear_core::abi::kvm::*;
 use crate::Outcome;
 use crate::node::same;
 use crate::sys::{self, ioctl, ioctl_with};
-use crate::vcpu::Guest;
-
-/// jmp to itself.
-const FOREVER: &[u8] = &[0xeb, 0xfe];
+use crate::vcpu::{FOREVER, Guest};
 
 /// A signal mask as the interface has it.
 #[repr(C, packed)]

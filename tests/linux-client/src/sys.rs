@@ -120,6 +120,22 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Keeps this process, and those that it starts, on the CPUs whose bits are set.
+pub fn stay_on_cpus(cpus: u64) -> Result<(), String> {
+    // SAFETY: the kernel reads eight bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of::<u64>(),
+            &raw const cpus,
+        )
+    };
+    checked(result)
+        .map(drop)
+        .map_err(|error| format!("CPUs {cpus:#x}: error {error}"))
+}
+
 /// Signals as the kernel counts them: bit 0 is the first.
 fn signals(mask: u64) -> libc::sigset_t {
     // SAFETY: integers.
@@ -178,22 +194,34 @@ pub fn take_signal(mask: u64) -> Result<i32, i32> {
 
 extern "C" fn nothing(_signal: i32) {}
 
-/// Sends this process a signal in so many milliseconds.
-pub fn alarm_in(milliseconds: i64) {
+/// Has a signal handled; the handler may run anywhere.
+pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
     // SAFETY: integers.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    // SAFETY: the handler does nothing, so it may run anywhere.
-    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: as the caller says.
+    unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
+/// Sends this process a signal in so many milliseconds.
+pub fn alarm_in(milliseconds: i64) {
+    alarm(milliseconds, 0);
+}
+
+/// Sends this process a signal every so many milliseconds.
+pub fn alarm_every(milliseconds: i64) {
+    alarm(milliseconds, milliseconds);
+}
+
+fn alarm(first: i64, next: i64) {
+    on_signal(libc::SIGALRM, nothing);
+    let time = |milliseconds: i64| libc::timeval {
+        tv_sec: 0,
+        tv_usec: milliseconds * 1000,
+    };
     let timer = libc::itimerval {
-        it_interval: libc::timeval {
-            tv_sec: 0,
-            tv_usec: 0,
-        },
-        it_value: libc::timeval {
-            tv_sec: 0,
-            tv_usec: milliseconds * 1000,
-        },
+        it_interval: time(next),
+        it_value: time(first),
     };
     // SAFETY: the timer lives as long as the call.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
@@ -223,6 +251,30 @@ impl Mapping {
         Self { start, size }
     }
 
+    /// Addresses without memory.
+    pub fn reserved(size: usize) -> Result<Self, String> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    /// Fresh memory that children share, in place of what the process has there.
+    pub fn shared_at(address: u64, size: usize) -> Result<Self, String> {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the caller has addresses there that nobody refers to.
+        let start = unsafe { libc::mmap(address as *mut c_void, size, rights, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    fn made(start: *mut c_void, size: usize) -> Result<Self, String> {
+        if start == libc::MAP_FAILED {
+            return Err(format!("no mapping: error {}", errno()));
+        }
+        Ok(Self { start, size })
+    }
+
     /// What a descriptor maps.
     pub fn of(fd: &impl AsRawFd, size: usize) -> Result<Self, String> {
         // SAFETY: a new mapping, wherever the kernel likes.
@@ -236,10 +288,7 @@ impl Mapping {
                 0,
             )
         };
-        if start == libc::MAP_FAILED {
-            return Err(format!("no mapping: error {}", errno()));
-        }
-        Ok(Self { start, size })
+        Self::made(start, size)
     }
 
     /// A part of it, which stays part of it.

@@ -5,7 +5,7 @@ use waterbear_core::memslot::SpaceId;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vcpu::{Owner, Runner, Vcpu};
-use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
+use waterbear_core::vendor::{EnableError, Hardware, Left, Unsupported, Vendor};
 use waterbear_core::vm::{Outcome, VcpuMmu, Vm};
 use waterbear_hal::{CpuId, Gfn, Pfn};
 use waterbear_mock::Mock;
@@ -28,6 +28,8 @@ struct State {
     /// The access is the CPU's own, on its way through the guest's page tables.
     guest_walk: bool,
     page: Option<Pfn>,
+    /// The page tables, while a run lasts.
+    root: Option<Pfn>,
 }
 
 impl<const NOTIFIER: bool> Hardware for OneAccess<NOTIFIER> {
@@ -105,6 +107,8 @@ impl<const NOTIFIER: bool> OneAccess<NOTIFIER> {
     }
 }
 
+crate::registerless!(State);
+
 impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
     type Vcpu = State;
 
@@ -115,21 +119,25 @@ impl<const NOTIFIER: bool> Vendor for OneAccess<NOTIFIER> {
             wanted: Access::NONE,
             guest_walk: false,
             page: None,
+            root: None,
         })
     }
 
-    fn enter(
-        &self,
-        vcpu: &mut State,
-        root: Pfn,
-        mut again: impl FnMut(&mut State, Exit) -> bool,
-    ) -> Exit {
-        loop {
-            let exit = self.once(vcpu, root);
-            if !again(vcpu, exit) {
-                return exit;
-            }
+    fn switch_in(&self, vcpu: &mut State, _: CpuId, root: Pfn) -> Result<(), Exit> {
+        vcpu.root = Some(root);
+        Ok(())
+    }
+
+    fn enter(&self, vcpu: &mut State) -> Left {
+        let root = vcpu.root.expect("a run has begun");
+        Left {
+            exit: self.once(vcpu, root),
+            whole: true,
         }
+    }
+
+    fn switch_out(&self, vcpu: &mut State) {
+        vcpu.root = None;
     }
 
     crate::stateless!(State);

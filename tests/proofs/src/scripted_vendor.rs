@@ -14,7 +14,9 @@ use waterbear_core::arch::{
 use waterbear_core::exit::Exit;
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_core::spte::EntryFormat;
-use waterbear_core::vendor::{Control, EnableError, Hardware, Msr, Unsupported, Vendor};
+use waterbear_core::vendor::{
+    Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor,
+};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
 
@@ -83,6 +85,8 @@ pub struct ScriptedVcpu {
     pub delivered: Vec<Event>,
     /// How often the guest was entered.
     pub entries: usize,
+    /// How often it came from outside guest mode.
+    pub ways_in: usize,
     /// How often the TLB was flushed.
     pub flushes: usize,
     /// The bytes that the CPU fetched, where it tells.
@@ -91,6 +95,8 @@ pub struct ScriptedVcpu {
     undelivered: Option<Event>,
     /// May be injected although the guest would not take it now: its delivery had begun.
     begun: Option<Event>,
+    /// The CPU that its state is in.
+    inside: Option<CpuId>,
     length: u8,
     script: VecDeque<Scripted>,
 }
@@ -192,6 +198,7 @@ impl ScriptedVendor {
     fn enter_once(&self, vcpu: &mut ScriptedVcpu) -> Exit {
         assert!(!self.host.irq_disable(), "entered with interrupts on");
         assert!(self.host.has_guest_fpu(), "entered with the host's FPU");
+        assert!(vcpu.inside.is_some(), "entered with the host's state");
         assert_eq!(vcpu.undelivered, None, "an event was left behind");
         vcpu.entries += 1;
         vcpu.begun = None;
@@ -213,6 +220,16 @@ impl ScriptedVendor {
         (step.deed)(vcpu);
         vcpu.length = step.length;
         step.exit
+    }
+}
+
+impl Registers for ScriptedVcpu {
+    fn regs(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+
+    fn switched(&mut self) -> &mut Switched {
+        &mut self.switched
     }
 }
 
@@ -242,28 +259,37 @@ impl Vendor for ScriptedVendor {
             windows: (false, false),
             delivered: Vec::new(),
             entries: 0,
+            ways_in: 0,
             flushes: 0,
             fetched: Vec::new(),
             injected: None,
             undelivered: None,
             begun: None,
+            inside: None,
             length: 0,
             script: std::mem::take(&mut *self.next.lock().unwrap()),
         })
     }
 
-    fn enter(
-        &self,
-        vcpu: &mut ScriptedVcpu,
-        _root: Pfn,
-        mut again: impl FnMut(&mut ScriptedVcpu, Exit) -> bool,
-    ) -> Exit {
-        loop {
-            let exit = self.enter_once(vcpu);
-            if !again(vcpu, exit) {
-                return exit;
-            }
+    fn switch_in(&self, vcpu: &mut ScriptedVcpu, cpu: CpuId, _: Pfn) -> Result<(), Exit> {
+        assert!(!self.host.irq_disable(), "switched in with interrupts on");
+        assert_eq!(vcpu.inside.replace(cpu), None, "switched in twice");
+        vcpu.ways_in += 1;
+        Ok(())
+    }
+
+    fn enter(&self, vcpu: &mut ScriptedVcpu) -> Left {
+        let exit = self.enter_once(vcpu);
+        Left {
+            exit,
+            whole: vcpu.undelivered.is_none(),
         }
+    }
+
+    fn switch_out(&self, vcpu: &mut ScriptedVcpu) {
+        assert!(!self.host.irq_disable(), "switched out with interrupts on");
+        let cpu = vcpu.inside.take();
+        assert_eq!(cpu, Some(self.host.current_cpu()), "switched out elsewhere");
     }
 
     fn flush_tlb(&self, vcpu: &mut ScriptedVcpu) {
@@ -276,14 +302,6 @@ impl Vendor for ScriptedVendor {
 
     fn fetched<'a>(&self, vcpu: &'a mut ScriptedVcpu) -> &'a [u8] {
         &vcpu.fetched
-    }
-
-    fn regs<'a>(&self, vcpu: &'a mut ScriptedVcpu) -> &'a mut Regs {
-        &mut vcpu.regs
-    }
-
-    fn switched<'a>(&self, vcpu: &'a mut ScriptedVcpu) -> &'a mut Switched {
-        &mut vcpu.switched
     }
 
     fn segment(&self, vcpu: &mut ScriptedVcpu, name: SegmentName) -> Segment {

@@ -11,12 +11,6 @@ macro_rules! stateless {
         fn fetched<'a>(&self, _: &'a mut $state) -> &'a [u8] {
             unreachable!("there are no instructions")
         }
-        fn regs<'a>(&self, _: &'a mut $state) -> &'a mut ::waterbear_core::regs::Regs {
-            unreachable!("there are no registers")
-        }
-        fn switched<'a>(&self, _: &'a mut $state) -> &'a mut ::waterbear_core::regs::Switched {
-            unreachable!("there are no registers")
-        }
         fn segment(
             &self,
             _: &mut $state,
@@ -82,6 +76,21 @@ macro_rules! stateless {
         }
         fn want_windows(&self, _: &mut $state, _: bool, _: bool) {
             unreachable!("there are no events")
+        }
+    };
+}
+
+/// [`Registers`](waterbear_core::vendor::Registers) for a vCPU that has none. Each panics.
+#[macro_export]
+macro_rules! registerless {
+    ($state:ty) => {
+        impl ::waterbear_core::vendor::Registers for $state {
+            fn regs(&mut self) -> &mut ::waterbear_core::regs::Regs {
+                unreachable!("there are no registers")
+            }
+            fn switched(&mut self) -> &mut ::waterbear_core::regs::Switched {
+                unreachable!("there are no registers")
+            }
         }
     };
 }

@@ -86,7 +86,7 @@ impl Vm {
     ///
     /// The system's.
     pub fn set_slot(&self, slot: u32, flags: u32, gpa: u64, memory: &Mapping) -> io::Result<()> {
-        self.set(slot, flags, gpa, memory.size() as u64, memory)
+        self.set_range(slot, flags, gpa, (memory.address(), memory.size() as u64))
     }
 
     /// Deletes a slot.
@@ -95,16 +95,28 @@ impl Vm {
     ///
     /// The system's.
     pub fn delete_slot(&self, slot: u32, memory: &Mapping) -> io::Result<()> {
-        self.set(slot, 0, 0, 0, memory)
+        self.set_range(slot, 0, 0, (memory.address(), 0))
     }
 
-    fn set(&self, slot: u32, flags: u32, gpa: u64, size: u64, memory: &Mapping) -> io::Result<()> {
+    /// The same for memory of whatever origin: its address here, and its bytes. The guest does what
+    /// it likes with it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn set_range(
+        &self,
+        slot: u32,
+        flags: u32,
+        gpa: u64,
+        (address, size): (u64, u64),
+    ) -> io::Result<()> {
         let region = kvm_userspace_memory_region {
             slot,
             flags,
             guest_phys_addr: gpa,
             memory_size: size,
-            userspace_addr: memory.address(),
+            userspace_addr: address,
         };
         let region = ptr::from_ref(&region) as u64;
         ioctl(&self.0, KVM_SET_USER_MEMORY_REGION, region).map(drop)

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | [`sys`] | the operating system's calls |
 //! | [`kvm`] | the interface: node, VM, vCPU |
+//! | [`boot`] | a guest from a file |
 //! | [`programs`] | the guest programs of `waterbear-guests`, each in a machine of its own |
+pub mod boot;
 pub mod kvm;
 pub mod programs;
 pub mod sys;

@@ -5,9 +5,8 @@
 //! disc image made with GRUB.
 
 use crate::workspace::Workspace;
-use crate::{Outcome, need, process};
-use std::fs;
-use std::path::{Path, PathBuf};
+use crate::{Outcome, bochs, need, process};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -127,21 +126,7 @@ impl Image {
     /// measures. `profile` is one of the workspace's.
     pub fn build(workspace: &Workspace, options: &str, profile: &str) -> Outcome<Self> {
         need::tool("qemu-system-x86_64", "qemu-system-x86")?;
-        need::tool("bochs", "bochs")?;
-        for (file, package) in [
-            ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
-            ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
-            (
-                "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_sdl2_gui.so",
-                "bochs-sdl",
-            ),
-            ("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
-        ] {
-            need::file(Path::new(file), package)?;
-        }
-        need::tool("grub-mkrescue", "grub-common")?;
-        need::tool("xorriso", "xorriso")?;
-        need::tool("mformat", "mtools")?;
+        bochs::tools()?;
         need::rust_part("target", "x86_64-unknown-none")?;
         let build = format!(
             "build --profile {profile} --package waterbear-bare --target x86_64-unknown-none"
@@ -167,24 +152,12 @@ impl Image {
     }
 
     fn make_disc(&self) -> Outcome {
-        let tree = self.work.join("disc");
-        let boot = tree.join("boot/grub");
-        let menu = format!(
-            "set timeout=0\nmenuentry bare {{\n multiboot2 /boot/kernel {}\n boot\n}}\n",
-            self.options
-        );
-        fs::create_dir_all(&boot)
-            .and_then(|()| fs::copy(&self.kernel, tree.join("boot/kernel")))
-            .and_then(|_| fs::write(boot.join("grub.cfg"), menu))
-            .map_err(|error| format!("the disc image was not prepared: {error}"))?;
-        let mut make = Command::new("grub-mkrescue");
-        make.arg("-o").arg(self.disc()).arg(&tree);
-        let made = process::captured(&mut make, None, "grub-mkrescue", |_| {})?;
-        if made.success {
-            Ok(())
-        } else {
-            Err(format!("grub-mkrescue failed:\n{}", made.output))
-        }
+        bochs::disc(
+            &self.disc(),
+            &self.work.join("disc"),
+            &[(&self.kernel, "kernel")],
+            &format!("multiboot2 /boot/kernel {}", self.options),
+        )
     }
 
     /// Runs the bare port on a machine and returns what it wrote to its
@@ -217,39 +190,8 @@ impl Image {
         command
     }
 
-    /// Bochs reads its configuration from a file and starts in its debugger,
-    /// which is told to continue and then to quit.
     fn bochs(&self, machine: &Machine) -> Outcome<Command> {
         let folder = self.work.join(format!("{}-{}", machine.cpu, machine.cpus));
-        let configuration = format!(
-            "megs: 256\n\
-             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
-             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
-             ata0-master: type=cdrom, path={disc}, status=inserted\n\
-             boot: cdrom\n\
-             cpu: model={cpu}, count={cpus}, ips=100000000\n\
-             clock: sync=none\n\
-             display_library: sdl2\n\
-             sound: driver=dummy\n\
-             com1: enabled=1, mode=file, dev=/dev/stdout\n\
-             log: {folder}/log\n",
-            disc = self.disc().display(),
-            cpu = machine.cpu,
-            cpus = machine.cpus,
-            folder = folder.display(),
-        );
-        fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(folder.join("configuration"), configuration))
-            .and_then(|()| fs::write(folder.join("commands"), "c\nq\n"))
-            .map_err(|error| format!("Bochs was not configured: {error}"))?;
-        let mut command = Command::new("bochs");
-        command
-            .env("SDL_VIDEODRIVER", "dummy")
-            .arg("-q")
-            .arg("-f")
-            .arg(folder.join("configuration"))
-            .arg("-rc")
-            .arg(folder.join("commands"));
-        Ok(command)
+        bochs::machine(&folder, &self.disc(), machine.cpu, machine.cpus, 256)
     }
 }

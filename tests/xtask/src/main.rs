@@ -6,7 +6,10 @@
 mod abi;
 mod artifacts;
 mod bench;
+mod bochs;
+mod build;
 mod demo;
+mod freebsd;
 mod guest;
 mod libtest;
 mod linux;
@@ -46,6 +49,7 @@ struct Command {
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
     test::COMMAND,
+    build::COMMAND,
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,

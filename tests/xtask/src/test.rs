@@ -2,6 +2,7 @@
 
 mod bare;
 mod constant;
+mod freebsd;
 mod linux;
 mod loom;
 mod miri;
@@ -9,6 +10,7 @@ mod report;
 mod table;
 mod unit;
 
+use crate::linux::{VERSIONS, Version};
 use crate::process::seconds;
 use crate::workspace::Workspace;
 use crate::{Command, Outcome, Verdict, usage};
@@ -24,7 +26,11 @@ pub const COMMAND: Command = Command {
   miri    the proofs under Miri, with strict provenance
   loom    the models in every interleaving; each twin must fail
   bare    guests on the bare port, on every emulated machine
-  linux   the module in a stock Debian kernel",
+  linux   the module in stock Debian kernels
+  freebsd the FreeBSD module as its loader sees it
+--kernel VERSION
+               take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
+--machine TEXT take only the machines with this in their line, in the layer linux",
     run,
 };
 
@@ -34,7 +40,7 @@ pub const TWIN_RAW: &str = "WATERBEAR_TWIN_RAW";
 /// One layer.
 struct Layer {
     name: &'static str,
-    run: fn(&Workspace, &mut Tally) -> Outcome,
+    run: fn(&Workspace, &Options, &mut Tally) -> Outcome,
 }
 
 const LAYERS: &[Layer] = &[
@@ -62,7 +68,19 @@ const LAYERS: &[Layer] = &[
         name: "linux",
         run: linux::run,
     },
+    Layer {
+        name: "freebsd",
+        run: freebsd::run,
+    },
 ];
+
+/// What the layers may be told.
+struct Options {
+    /// The kernels of the layer `linux`.
+    kernels: Vec<Version>,
+    /// What the names of its machines contain.
+    machine: String,
+}
 
 /// Something that was not run, and why.
 #[derive(PartialEq, Eq, Debug)]
@@ -85,14 +103,14 @@ struct Tally {
 }
 
 fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
-    let layers = chosen(arguments)?;
+    let (layers, options) = chosen(arguments)?;
     let workspace = Workspace::find()?;
     let mut rows = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         println!("[{}/{}] {}", number + 1, layers.len(), layer.name);
         let start = Instant::now();
         let mut tally = Tally::default();
-        if let Err(sentence) = (layer.run)(&workspace, &mut tally) {
+        if let Err(sentence) = (layer.run)(&workspace, &options, &mut tally) {
             println!("  FAILED {sentence}");
             tally.failed.push(sentence);
         }
@@ -105,15 +123,26 @@ fn run(arguments: lexopt::Parser) -> Outcome<Verdict> {
     Ok(if good { Verdict::Good } else { Verdict::Bad })
 }
 
-/// The layers named by the options, in their own order; all of them if none is named.
-fn chosen(mut arguments: lexopt::Parser) -> Outcome<Vec<&'static Layer>> {
+/// The layers named by the options, in their own order; all of them if none is named. The same for
+/// kernels.
+fn chosen(mut arguments: lexopt::Parser) -> Outcome<(Vec<&'static Layer>, Options)> {
     use lexopt::prelude::*;
     let mut names: Vec<String> = Vec::new();
+    let mut kernels = Vec::new();
+    let mut machine = String::new();
     while let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
         match argument {
             Long("layer") => {
                 let name = arguments.value().and_then(|value| value.string());
                 names.push(name.map_err(|error| usage(&error))?);
+            }
+            Long("machine") => {
+                let name = arguments.value().and_then(|value| value.string());
+                machine = name.map_err(|error| usage(&error))?;
+            }
+            Long("kernel") => {
+                let name = arguments.value().and_then(|value| value.string());
+                kernels.push(Version::named(&name.map_err(|error| usage(&error))?)?);
             }
             other => return Err(usage(&other.unexpected())),
         }
@@ -129,7 +158,13 @@ fn chosen(mut arguments: lexopt::Parser) -> Outcome<Vec<&'static Layer>> {
         ));
     }
     let wanted = |layer: &&Layer| names.is_empty() || names.iter().any(|name| name == layer.name);
-    Ok(LAYERS.iter().filter(wanted).collect())
+    if kernels.is_empty() {
+        kernels.extend(VERSIONS);
+    }
+    Ok((
+        LAYERS.iter().filter(wanted).collect(),
+        Options { kernels, machine },
+    ))
 }
 
 #[cfg(test)]
@@ -137,7 +172,7 @@ mod tests {
     use super::*;
 
     fn names(arguments: &[&str]) -> Outcome<Vec<&'static str>> {
-        let layers = chosen(lexopt::Parser::from_args(arguments))?;
+        let (layers, _) = chosen(lexopt::Parser::from_args(arguments))?;
         Ok(layers.into_iter().map(|layer| layer.name).collect())
     }
 
@@ -145,7 +180,7 @@ mod tests {
     fn without_options_all_layers_run() {
         assert_eq!(
             names(&[]).unwrap(),
-            ["const", "unit", "miri", "loom", "bare", "linux"]
+            ["const", "unit", "miri", "loom", "bare", "linux", "freebsd"]
         );
     }
 
@@ -158,10 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn without_options_all_kernels_are_tried() {
+        let kernels = |arguments: &[&str]| {
+            let (_, options) = chosen(lexopt::Parser::from_args(arguments))?;
+            Ok::<_, String>(options.kernels)
+        };
+        assert_eq!(kernels(&[]).unwrap(), VERSIONS);
+        let one = kernels(&["--kernel", VERSIONS[1].name]).unwrap();
+        assert_eq!(one, [VERSIONS[1]]);
+        assert!(kernels(&["--kernel", "2.4"]).is_err());
+    }
+
+    #[test]
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
         assert!(
-            error.contains("const, unit, miri, loom, bare, linux"),
+            error.contains("const, unit, miri, loom, bare, linux, freebsd"),
             "{error}"
         );
     }

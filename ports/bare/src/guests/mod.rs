@@ -29,7 +29,7 @@ mod twins;
 use waterbear_core::Error;
 use waterbear_core::host_state::HostState;
 use waterbear_core::registry::Registry;
-use waterbear_core::vendor::{Hardware, Vendor};
+use waterbear_core::vendor::{Either, Hardware, Vendor};
 use waterbear_guests::{PROGRAMS, Program};
 use waterbear_hal::CpuSet;
 use waterbear_svm::svm::Svm;
@@ -45,13 +45,16 @@ use machine::{Machine, Verdict};
 /// How often a CPU that runs a guest looks at the clock, in nanoseconds.
 const TICK: u64 = 100_000_000;
 
+/// The vendor, as a module has it that brings both.
+type Both = Either<Vmx<Bare>, Svm<Bare>>;
+
 /// Runs every program; says whether none failed.
 pub fn run() -> bool {
     let cpus = host::count();
     // Both vendors look; at most one of them finds its CPU.
     match (Vmx::new(&Bare, cpus), Svm::new(&Bare, cpus)) {
-        (Ok(vmx), _) => on(&vmx, waterbear_vmx::host_state::HOST_STATE),
-        (_, Ok(svm)) => on(&svm, waterbear_svm::host_state::HOST_STATE),
+        (Ok(vmx), _) => on(&Both::A(vmx), waterbear_vmx::host_state::HOST_STATE),
+        (_, Ok(svm)) => on(&Both::B(svm), waterbear_svm::host_state::HOST_STATE),
         _ => {
             say!("REFUSED this CPU cannot host guests");
             true

@@ -24,6 +24,7 @@ impl User for Bare {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: Level::L3,
         })
     }
@@ -39,6 +40,12 @@ impl User for Bare {
         // SAFETY: `buf` is ours and as long; `at` says that the rest is memory.
         unsafe { copy(buf.as_mut_ptr(), from, buf.len()) };
         Ok(())
+    }
+
+    fn read_now(&self, space: &(), hva: Hva) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(space, hva, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
     }
 
     fn write(&self, _space: &(), hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {

@@ -122,6 +122,16 @@ unsafe impl Cpu for Linux {
         glue::wb_signal_pending()
     }
 
+    /// The flags that `need_resched` and `signal_pending` look at.
+    fn held_up(&self) -> bool {
+        glue::wb_held_up()
+    }
+
+    /// What the kernel has decided for its own guests.
+    fn distrusts_predictions(&self) -> bool {
+        glue::wb_distrusts_predictions()
+    }
+
     /// `rdtsc`.
     fn tsc(&self) -> u64 {
         // SAFETY: every CPU of this kind has the instruction.
@@ -132,6 +142,18 @@ unsafe impl Cpu for Linux {
     fn tsc_khz(&self) -> u32 {
         // SAFETY: the kernel wrote it when it booted.
         unsafe { glue::tsc_khz }
+    }
+
+    /// `cr4_update_irqsoff`.
+    unsafe fn change_cr4(&self, set: u64, clear: u64) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { glue::wb_change_cr4(set, clear) }
+        true
+    }
+
+    /// `invalidate_tss_limit`.
+    fn task_register_was_cut(&self) {
+        glue::wb_task_register_was_cut();
     }
 
     /// `init_swait_queue_head`.

@@ -82,6 +82,12 @@ unsafe impl RawRwLock for RwLock {
         unsafe { glue::wb_read_lock(self.0.as_ptr()) }
     }
 
+    /// `read_trylock`.
+    fn try_read(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { glue::wb_read_trylock(self.0.as_ptr()) }
+    }
+
     /// `read_unlock`.
     unsafe fn unlock_read(&self) {
         // SAFETY: as above, and as the caller promises.

@@ -50,6 +50,11 @@ impl Srcu for Domain {
         token as usize
     }
 
+    /// `srcu_read_lock`, which waits for nobody.
+    fn try_lock(&self) -> Option<usize> {
+        Some(self.lock())
+    }
+
     /// `srcu_read_unlock`.
     unsafe fn unlock(&self, token: usize) {
         // SAFETY: as for `lock`; the token is what `lock` returned.

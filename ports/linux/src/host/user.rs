@@ -2,14 +2,13 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-use waterbear_hal::addr::PAGE_SHIFT;
 use waterbear_hal::{
     AllocError, Bell, BellError, HostPage, Hva, Level, Pfn, ResolveError, User, Width,
 };
 
 use super::{Linux, allocated};
 use crate::errno::{EBADF, EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
-use crate::glue::{self, EventfdContext, MmStruct, NotifierStruct};
+use crate::glue::{self, EventfdContext, FoundPage, MmStruct, NotifierStruct};
 
 /// An `mm_struct`, held with `mmgrab`: the structure stays, its memory goes
 /// with the process.
@@ -46,20 +45,12 @@ impl User for Linux {
     type Space = Mm;
 
     /// `get_user_pages_fast_only`, and `get_user_pages_unlocked` where that
-    /// does not do; the level is read from the host's page table.
+    /// does not do; the level is read from the host's page table. Where the
+    /// kernel has no pages, as for a device's memory, its page table has them.
     fn resolve(&self, space: &Mm, hva: Hva, write: bool) -> Result<HostPage, ResolveError> {
-        let (mut pfn, mut writable, mut shift) = (0, false, 0);
-        // SAFETY: the structure is held; the results are ours.
-        let error = unsafe {
-            glue::wb_resolve(
-                space.0.as_ptr(),
-                hva.0,
-                write,
-                &raw mut pfn,
-                &raw mut writable,
-                &raw mut shift,
-            )
-        };
+        let mut found = FoundPage::default();
+        // SAFETY: the structure is held; the result is ours.
+        let error = unsafe { glue::wb_resolve(space.0.as_ptr(), hva.0, write, &raw mut found) };
         match -error {
             0 => {}
             ENOMEM => return Err(ResolveError::NoMemory),
@@ -67,16 +58,36 @@ impl User for Linux {
             EHWPOISON => return Err(ResolveError::Poisoned),
             _ => return Err(ResolveError::Fault),
         }
-        let level = Level::LEAVES
-            .into_iter()
-            .rev()
-            .find(|level| level.gfn_shift() + PAGE_SHIFT <= shift)
-            .unwrap_or(Level::L1);
         Ok(HostPage {
-            pfn: Pfn(pfn),
-            writable,
-            level,
+            pfn: Pfn(found.pfn),
+            writable: found.writable,
+            uncached: found.uncached,
+            level: level(found.shift),
         })
+    }
+
+    /// A walk of the page table, which takes only what is mapped for writing
+    /// and dirty there: so the page is dirty when it is unmapped.
+    fn resolve_now(&self, space: &Mm, hva: Hva, _write: bool) -> Option<HostPage> {
+        // SAFETY: the structure is held.
+        let found = unsafe { glue::wb_resolve_now(space.0.as_ptr(), hva.0) };
+        // Frame and size of the mapping, together in a word.
+        let (pfn, shift) = (found >> 8, found as u32 & 0xff);
+        (found != 0).then(|| HostPage {
+            pfn: Pfn(pfn),
+            writable: true,
+            // Only memory is looked at.
+            uncached: false,
+            level: level(shift),
+        })
+    }
+
+    /// `unsafe_get_user` with page faults disabled.
+    #[inline]
+    fn read_now(&self, space: &Mm, hva: Hva) -> Option<u64> {
+        // SAFETY: the kernel checks the address.
+        let found = unsafe { glue::wb_read_now(space.0.as_ptr(), hva.0) };
+        found.there.then_some(found.word)
     }
 
     /// `SetPageDirty`, `put_page`.
@@ -161,6 +172,15 @@ impl Drop for Eventfd {
     fn drop(&mut self) {
         // SAFETY: pairs with the reference that `bell` took.
         unsafe { glue::wb_bell_put(self.0.as_ptr()) }
+    }
+}
+
+/// The level of mappings that are `1 << shift` bytes large.
+fn level(shift: u32) -> Level {
+    match shift {
+        30.. => Level::L3,
+        21.. => Level::L2,
+        _ => Level::L1,
     }
 }
 

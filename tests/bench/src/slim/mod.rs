@@ -53,6 +53,7 @@ impl User for SlimHost {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: if LARGE_PAGES.load(Ordering::Relaxed) {
                 Level::L2
             } else {

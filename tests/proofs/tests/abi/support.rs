@@ -1,12 +1,13 @@
 //! An owner with a VM and a vCPU.
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use waterbear_core::Error;
+use waterbear_core::abi::area::AREA_SIZE;
 use waterbear_core::abi::{Answer, Caller, Failure, Reply, RunArea, VcpuFile, VmFile, kvm, system};
 use waterbear_core::tdp::DirtyTracking;
-use waterbear_hal::Hva;
-use waterbear_mock::{MapOptions, MockHost};
+use waterbear_hal::{Hva, Level, User};
+use waterbear_mock::{MapOptions, MockHost, Space};
 use waterbear_proofs::machines::amd;
 use waterbear_proofs::{Paging, Scripted, ScriptedVendor};
 
@@ -71,19 +72,29 @@ impl Caller for Thread {
 }
 
 /// The memory that a vCPU shares.
-pub struct Shared(Vec<AtomicU8>);
+pub struct Shared(Vec<AtomicU64>);
 
 impl RunArea for Shared {
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        for (to, from) in into.iter_mut().zip(self.0.iter().skip(offset)) {
-            *to = from.load(Relaxed);
-        }
+    fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+}
+
+impl Shared {
+    /// The bytes at a place, as the owner reads them.
+    pub fn get<const N: usize>(&self, offset: usize) -> [u8; N] {
+        std::array::from_fn(|i| {
+            let at = offset + i;
+            self.0[at / 8].load(Relaxed).to_le_bytes()[at % 8]
+        })
     }
 
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        for (to, from) in self.0.iter().skip(offset).zip(bytes) {
-            to.store(*from, Relaxed);
-        }
+    /// Writes a byte, as the owner does.
+    pub fn put(&self, offset: usize, byte: u8) {
+        let word = &self.0[offset / 8];
+        let mut bytes = word.load(Relaxed).to_le_bytes();
+        bytes[offset % 8] = byte;
+        word.store(u64::from_le_bytes(bytes), Relaxed);
     }
 }
 
@@ -96,6 +107,7 @@ pub struct Monitor {
     pub vm: VmFile<MockHost>,
     pub vendor: ScriptedVendor,
     pub thread: Thread,
+    pub user: Space,
     pub host: MockHost,
 }
 
@@ -115,7 +127,7 @@ impl Monitor {
         let user = host.new_space();
         user.map(GUEST, PAGES, MapOptions::WRITABLE);
         let format = Paging::Npt.format(Paging::ROOT);
-        let vm = VmFile::new(&host, user, format, DirtyTracking::WriteProtect);
+        let vm = VmFile::new(&host, user.clone(), format, DirtyTracking::WriteProtect);
         let vm = vm.expect("memory");
         let vendor = ScriptedVendor::new(&host);
         vendor.script(script);
@@ -130,6 +142,7 @@ impl Monitor {
             vm,
             vendor,
             thread,
+            user,
             host,
         };
         let slot = kvm::kvm_userspace_memory_region {
@@ -153,14 +166,26 @@ impl Monitor {
 
     /// Makes a vCPU of this number.
     pub fn add_vcpu(vm: &VmFile<MockHost>, vendor: &ScriptedVendor, index: u32) -> Vcpu {
-        let area = Shared(
-            (0..system::VCPU_MAP_SIZE)
-                .map(|_| AtomicU8::new(0))
-                .collect(),
-        );
+        let area = Shared((0..AREA_SIZE / 8).map(|_| AtomicU64::new(0)).collect());
         let vcpu = VcpuFile::new(vm, vendor, &amd, index, area).expect("memory");
         vm.add_vcpu(index).expect("memory");
         vcpu
+    }
+
+    /// How many pages are mapped for the guest.
+    pub fn mapped(&self) -> u64 {
+        self.vm.vm().mmu().mapped(Level::L1) as u64
+    }
+
+    /// Takes a page of the guest's memory from the owner.
+    pub fn unmap(&self, gfn: u64) {
+        self.user.unmap(Hva(GUEST.0 + gfn * 4096), 1);
+    }
+
+    /// Writes to the guest's memory.
+    pub fn guest_write(&self, gpa: u64, bytes: &[u8]) {
+        let written = self.host.write(&self.user, Hva(GUEST.0 + gpa), bytes);
+        written.expect("there is memory");
     }
 
     /// Says what happens when other signals are blocked.
@@ -195,6 +220,12 @@ impl Monitor {
     /// A command for the vCPU.
     pub fn vcpu(&self, command: u32, argument: u64) -> Answer {
         self.command(&self.vcpu, command, argument)
+    }
+
+    /// Why the vCPU came back last.
+    pub fn reason(&self) -> u32 {
+        let at = std::mem::offset_of!(kvm::kvm_run, exit_reason) / 8;
+        self.vcpu.area().words()[at].load(Relaxed) as u32
     }
 
     /// A command for a vCPU.

@@ -318,3 +318,19 @@ fn a_page_marked_while_bits_are_taken_is_never_lost() {
     drop(bitmap);
     host.assert_no_leaks();
 }
+
+#[test]
+fn the_next_word_with_a_mark_is_found_from_everywhere() {
+    let host: MockHost = machine();
+    for len in [1_usize, 7, 8, 9, 16, 23] {
+        for marked in 0..len {
+            let bitmap = DirtyBitmap::new(&host, len as u64 * 64, false).expect("memory");
+            bitmap.mark(marked as u64 * 64 + 5);
+            for from in 0..len + 2 {
+                let beyond = from.max(len);
+                let wanted = if from <= marked { marked } else { beyond };
+                assert_eq!(bitmap.next_marked(from), wanted, "{from} of {len}");
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! manuals' sentences and shares nothing with the core.
 #![cfg(not(loom))]
 
+mod code;
 mod guest;
 mod marks;
 mod oracle;

@@ -8,6 +8,7 @@ mod debug;
 mod double_fault;
 mod emulation;
 mod events;
+mod glance;
 mod io;
 mod memory_runs_out;
 mod msr;

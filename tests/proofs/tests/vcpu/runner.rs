@@ -7,7 +7,7 @@ use waterbear_core::exit::Exit;
 use waterbear_core::request::Request;
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::vcpu::{Mode, Owner, Runner, Vcpu};
-use waterbear_core::vendor::{EnableError, Hardware, Unsupported, Vendor};
+use waterbear_core::vendor::{EnableError, Hardware, Left, Unsupported, Vendor};
 use waterbear_hal::{Cpu, CpuId, Pfn};
 use waterbear_mock::MockHost;
 use waterbear_proofs::Paging;
@@ -32,6 +32,8 @@ struct Notes {
 #[derive(Default)]
 struct Vcpu0 {
     entries: u32,
+    /// While it is switched in.
+    root: Option<Pfn>,
 }
 
 impl Hardware for Notes {
@@ -53,6 +55,8 @@ impl Hardware for Notes {
     fn disable_cpu(&self, _: CpuId) {}
 }
 
+waterbear_proofs::registerless!(Vcpu0);
+
 impl Vendor for Notes {
     type Vcpu = Vcpu0;
 
@@ -60,28 +64,35 @@ impl Vendor for Notes {
         Ok(Vcpu0::default())
     }
 
-    fn enter(
-        &self,
-        vcpu: &mut Vcpu0,
-        root: Pfn,
-        mut again: impl FnMut(&mut Vcpu0, Exit) -> bool,
-    ) -> Exit {
-        loop {
-            assert!(!self.host.irq_disable(), "entered with interrupts on");
-            assert_ne!(self.vcpu.mode(), Mode::Outside);
-            vcpu.entries += 1;
-            self.did.lock().unwrap().push(Did::Enter(root));
-            let mut request = self.request.lock().unwrap();
-            if let Some((_, request)) = request.take_if(|(entry, _)| *entry == vcpu.entries) {
-                let (host, vcpu) = (self.host.clone(), Arc::clone(&self.vcpu));
-                std::thread::spawn(move || host.run_on(1, || vcpu.make_request(request)))
-                    .join()
-                    .unwrap();
-            }
-            if !again(vcpu, Exit::Interrupt) {
-                return Exit::Interrupt;
-            }
+    fn switch_in(&self, vcpu: &mut Vcpu0, _: CpuId, root: Pfn) -> Result<(), Exit> {
+        assert!(!self.host.irq_disable(), "switched in with interrupts on");
+        assert_eq!(vcpu.root.replace(root), None, "switched in twice");
+        Ok(())
+    }
+
+    fn enter(&self, vcpu: &mut Vcpu0) -> Left {
+        assert!(!self.host.irq_disable(), "entered with interrupts on");
+        assert_ne!(self.vcpu.mode(), Mode::Outside);
+        vcpu.entries += 1;
+        let root = vcpu.root.expect("the guest's state is in the CPU");
+        self.did.lock().unwrap().push(Did::Enter(root));
+        let mut request = self.request.lock().unwrap();
+        if let Some((_, request)) = request.take_if(|(entry, _)| *entry == vcpu.entries) {
+            let (host, vcpu) = (self.host.clone(), Arc::clone(&self.vcpu));
+            std::thread::spawn(move || host.run_on(1, || vcpu.make_request(request)))
+                .join()
+                .unwrap();
         }
+        Left {
+            exit: Exit::Interrupt,
+            whole: true,
+        }
+    }
+
+    fn switch_out(&self, vcpu: &mut Vcpu0) {
+        assert!(!self.host.irq_disable(), "switched out with interrupts on");
+        let root = vcpu.root.take();
+        assert!(root.is_some(), "switched out what was not in");
     }
 
     waterbear_proofs::stateless!(Vcpu0);

@@ -4,7 +4,7 @@
 //! Both serve the same program, in the same kind of machine, which counts instructions: those of
 //! the program, of the kernel and of the guest.
 
-use crate::linux::{ABLE, Client, Disc, Kernel, Machine, Module};
+use crate::linux::{ABLE, Client, Disc, Flavour, Kernel, Machine, Module, VERSIONS};
 use crate::workspace::{self, Workspace};
 use crate::{Outcome, Verdict, need, pool, process};
 use std::path::PathBuf;
@@ -214,7 +214,7 @@ const ROWS: &[Row] = &[
 pub fn run() -> Outcome<Verdict> {
     let workspace = Workspace::find()?;
     println!("fetching a stock Debian kernel and its headers");
-    let kernel = Kernel::fetch(&workspace)?;
+    let kernel = Kernel::fetch(&workspace, VERSIONS[0], Flavour::Amd64)?;
     println!("building the module and the program that measures it");
     let module = Module::build(&workspace, &kernel)?;
     let client = Client::build(&workspace)?;

@@ -1,14 +1,14 @@
 //! A stock kernel with the module, and an unmodified monitor with a stock kernel as its guest.
 
-use crate::linux::{Client, Disc, Kernel, MONITOR, Module};
+use crate::linux::{Client, Disc, Flavour, Kernel, MONITOR, Module, Version};
 use crate::workspace::Workspace;
 use crate::{Outcome, Verdict, process};
 use std::time::Instant;
 
-pub fn run(workspace: &Workspace) -> Outcome<Verdict> {
+pub fn run(workspace: &Workspace, version: Version) -> Outcome<Verdict> {
     let start = Instant::now();
-    println!("fetching a stock Debian kernel and its headers");
-    let kernel = Kernel::fetch(workspace)?;
+    println!("fetching Debian's kernel {} and its headers", version.name);
+    let kernel = Kernel::fetch(workspace, version, Flavour::Amd64)?;
     println!("building the module for it");
     let module = Module::build(workspace, &kernel)?;
     let client = Client::build(workspace)?;
@@ -22,9 +22,10 @@ pub fn run(workspace: &Workspace) -> Outcome<Verdict> {
     })?;
     if text.lines().any(|line| line == "END passed") {
         println!(
-            "A stock Debian kernel loaded Waterbear, Debian's own QEMU booted a stock Debian \
+            "Debian's kernel {} loaded Waterbear, Debian's own QEMU booted a stock Debian \
              kernel on it to user space, and the module was unloaded without a complaint. All \
              of it took {}.",
+            kernel.release,
             process::seconds(start.elapsed())
         );
         Ok(Verdict::Good)

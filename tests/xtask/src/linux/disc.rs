@@ -1,7 +1,7 @@
 //! Discs in memory, with the client as the first process.
 
 use super::archive::Archive;
-use super::{Kernel, Module};
+use super::{Kernel, Module, packed};
 use crate::workspace::Workspace;
 use crate::{Outcome, need, process};
 use std::fs;
@@ -12,7 +12,8 @@ use std::process::Command;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The kernel's own modules that the tests load, and that are not part of it in some versions.
-const STOCK_MODULES: [&str; 5] = [
+const STOCK_MODULES: [&str; 6] = [
+    "drivers/block/brd",
     "drivers/char/hw_random/rng-core",
     "virt/lib/irqbypass",
     "arch/x86/kvm/kvm",
@@ -69,7 +70,8 @@ impl Disc {
         kernel: &Kernel,
         module: &Module,
     ) -> Outcome<Self> {
-        Self::write(workspace, "modules", Self::modules(client, kernel, module)?)
+        let archive = Self::modules(workspace, client, kernel, module)?;
+        Self::write(workspace, kernel, "modules", archive)
     }
 
     /// The same, and a program that measures them.
@@ -80,19 +82,28 @@ impl Disc {
         module: &Module,
         program: &Path,
     ) -> Outcome<Self> {
-        let mut archive = Self::modules(client, kernel, module)?;
+        let mut archive = Self::modules(workspace, client, kernel, module)?;
         archive.program("exits", &bytes(program)?);
-        Self::write(workspace, "exits", archive)
+        Self::write(workspace, kernel, "exits", archive)
     }
 
-    fn modules(client: &Client, kernel: &Kernel, module: &Module) -> Outcome<Archive> {
+    fn modules(
+        workspace: &Workspace,
+        client: &Client,
+        kernel: &Kernel,
+        module: &Module,
+    ) -> Outcome<Archive> {
         let mut archive = client.archive();
         archive.program("waterbear.ko", &bytes(&module.file)?);
         for path in STOCK_MODULES {
-            let file = kernel.modules.join(path).with_extension("ko");
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            if file.exists() {
-                archive.program(&name, &bytes(&file)?);
+            let plain = kernel.modules.join(path).with_extension("ko");
+            let name = plain.file_name().unwrap_or_default().to_string_lossy();
+            let packed = plain.with_extension("ko.xz");
+            if let Some(file) = [&plain, &packed].into_iter().find(|file| file.exists()) {
+                archive.program(
+                    &name,
+                    &packed::unpacked(bytes(file)?, &work(workspace, kernel)?)?,
+                );
             }
         }
         Ok(archive)
@@ -122,13 +133,22 @@ impl Disc {
                 .ok_or_else(|| format!("QEMU's {name} is missing; its package brings it"))?;
             archive.program(name, &bytes(&found)?);
         }
-        archive.program("guest-kernel", &uncompressed(&kernel.image)?);
+        // Without its own decompressor, which would take long in an emulated guest.
+        let image = bytes(&kernel.image)?;
+        let guest = packed::kernel(&image).ok_or("the kernel's image is none")?;
+        let guest = packed::unpacked(guest.to_vec(), &work(workspace, kernel)?)?;
+        archive.program("guest-kernel", &guest);
         archive.program("guest-disc", &client.archive().finish());
-        Self::write(workspace, "monitor", archive)
+        Self::write(workspace, kernel, "monitor", archive)
     }
 
-    fn write(workspace: &Workspace, name: &str, archive: Archive) -> Outcome<Self> {
-        let file = workspace.target().join("linux").join(name);
+    fn write(
+        workspace: &Workspace,
+        kernel: &Kernel,
+        name: &str,
+        archive: Archive,
+    ) -> Outcome<Self> {
+        let file = work(workspace, kernel)?.join(name);
         fs::write(&file, archive.finish())
             .map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(Self { file })
@@ -153,29 +173,9 @@ fn libraries(program: &str) -> Outcome<Vec<String>> {
     Ok(found)
 }
 
-/// A kernel without its own decompressor, which would take long in an emulated guest.
-fn uncompressed(image: &Path) -> Outcome<Vec<u8>> {
-    const XZ: &[u8] = b"\xfd7zXZ\0";
-    need::tool("xz", "xz-utils")?;
-    let packed = bytes(image)?;
-    let start = packed
-        .windows(XZ.len())
-        .position(|window| window == XZ)
-        .ok_or("the kernel is not packed with xz")?;
-    let (from, to) = (image.with_extension("xz"), image.with_extension("elf"));
-    let written = fs::write(&from, &packed[start..]).and_then(|()| fs::File::create(&to));
-    let output = written.map_err(|error| format!("{}: {error}", from.display()))?;
-    // What lies behind the packed kernel makes it complain; what it has written is complete.
-    let status = Command::new("xz")
-        .args(["--decompress", "--stdout", "--single-stream", "--quiet"])
-        .arg(&from)
-        .stdout(output)
-        .status();
-    status.map_err(|error| format!("xz: {error}"))?;
-    let kernel = bytes(&to)?;
-    if kernel.starts_with(b"\x7fELF") {
-        Ok(kernel)
-    } else {
-        Err("the kernel was not unpacked".to_owned())
-    }
+/// A folder for what is made for a kernel.
+fn work(workspace: &Workspace, kernel: &Kernel) -> Outcome<PathBuf> {
+    let folder = workspace.target().join("linux").join(&kernel.release);
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
 }

@@ -2,14 +2,14 @@
 
 mod matrix;
 
-use super::Tally;
 use super::report::Report;
+use super::{Options, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
 use crate::{Outcome, pool, process};
 use std::time::Instant;
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     let image = Image::build(workspace, "", "release")?;
     let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();

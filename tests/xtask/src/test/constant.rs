@@ -2,7 +2,7 @@
 
 mod fence;
 
-use super::{Skipped, Tally};
+use super::{Options, Skipped, Tally};
 use crate::process::{self, seconds};
 use crate::workspace::Workspace;
 use crate::{Outcome, abi, need};
@@ -17,7 +17,7 @@ const PORTABLE: [&str; 2] = ["waterbear-hal", "waterbear-core"];
 /// Those that must build for it as soon as they are part of the workspace.
 const VENDORS: [&str; 2] = ["waterbear-svm", "waterbear-vmx"];
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     need::rust_part("component", "rustfmt")?;
     need::rust_part("component", "clippy")?;
     need::rust_part("target", BARE)?;

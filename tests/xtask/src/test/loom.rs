@@ -4,7 +4,7 @@
 //! the mock sees, a deadlock. When it catches its failure it must succeed, and it does so only if
 //! the message is the one that its bug causes.
 
-use super::{TWIN_RAW, Tally};
+use super::{Options, TWIN_RAW, Tally};
 use crate::process::{self, Finished, seconds};
 use crate::workspace::Workspace;
 use crate::{Outcome, artifacts, libtest, pool};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// A model that takes longer has become too large to be checked on every change.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     let program = build(workspace)?;
     let list = Command::new(&program).arg("--list").output();
     let list = list.map_err(|error| format!("cannot start {program}: {error}."))?;

@@ -3,7 +3,7 @@
 //! Miri runs one test at a time. To use all processors the tests are dealt out to several
 //! processes, a few at a time.
 
-use super::{Skipped, Tally};
+use super::{Options, Skipped, Tally};
 use crate::artifacts::TestProgram;
 use crate::libtest::{self, Ending, Report};
 use crate::process::{self, Finished, seconds};
@@ -20,7 +20,7 @@ const FLAGS: &str = "-Zmiri-strict-provenance";
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Test programs that are not run, because [`WHY_LEFT_OUT`].
-const LEFT_OUT: &[&str] = &["emulate", "memory", "paging", "run"];
+const LEFT_OUT: &[&str] = &["abi", "emulate", "memory", "paging", "run"];
 
 const WHY_LEFT_OUT: &str = "what they prove has no unsafe code; what it stands on, memory and read \
                             sections, is used in the same ways by the programs that are run";
@@ -32,7 +32,7 @@ struct Batch {
     tests: Vec<String>,
 }
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     if let Err(why) = need::miri(workspace) {
         println!("  SKIPPED the whole layer: {why}");
         let name = "the whole layer".to_owned();

@@ -1,11 +1,11 @@
 //! The layer `unit`: the tests and doc tests of every crate, on this machine.
 
-use super::{Skipped, Tally};
+use super::{Options, Skipped, Tally};
 use crate::libtest::Report;
 use crate::workspace::Workspace;
 use crate::{Outcome, process};
 
-pub fn run(workspace: &Workspace, tally: &mut Tally) -> Outcome {
+pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     if !process::shown(&mut workspace.cargo("test --workspace --no-run"))? {
         return Err("the tests do not build; the compiler's messages are above".to_owned());
     }
