@@ -38,7 +38,7 @@ pub fn command<H: Hal>(
             no_argument(argument)?;
             Ok(Reply::Value(kvm::KVM_API_VERSION))
         }
-        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value::<H>(argument))),
+        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(hal, argument))),
         kvm::KVM_GET_VCPU_MMAP_SIZE => {
             no_argument(argument)?;
             Ok(Reply::Value(VCPU_MAP_SIZE))

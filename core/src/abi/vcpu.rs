@@ -4,14 +4,17 @@ use waterbear_hal::Hal;
 use super::area::{self, RunArea, Wanted};
 use super::bytes::{self, Caller, field};
 use super::prefault::KVM_PRE_FAULT_MEMORY;
+use super::stats::StatsFile;
 use super::vm::VmFile;
 use super::{Answer, DONE, Failure, Reply, kvm, no_argument, tsc};
 use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
+use crate::mem::Shared;
 use crate::run::cpuid::HostCpuid;
 use crate::run::{GuestCpu, Leave};
+use crate::stats::{Count, VcpuStats};
 use crate::vendor::Vendor;
 
 /// A vCPU behind a descriptor.
@@ -20,6 +23,8 @@ pub struct VcpuFile<H: Hal, V: Vendor, A> {
     index: u32,
     /// Shared with the owner.
     area: A,
+    /// `[a]` What is counted.
+    stats: Shared<VcpuStats, H>,
     /// One thread at a time.
     state: Mutex<H, State<H, V>>,
 }
@@ -59,6 +64,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     ) -> Result<Self, Error> {
         let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
         cpu.set_tsc_offset(vendor, vm.tsc.offset());
+        let stats = cpu.stats().clone();
         let state = State {
             cpu,
             wanted: None,
@@ -68,6 +74,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         Ok(Self {
             index,
             area,
+            stats,
             state: Mutex::new(&vm.hal, &VCPU, state)?,
         })
     }
@@ -75,6 +82,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     /// What is shared with the owner.
     pub fn area(&self) -> &A {
         &self.area
+    }
+
+    /// What its statistics are read from.
+    pub fn stats(&self) -> StatsFile<H> {
+        StatsFile::of_vcpu(self.index, self.stats.clone())
     }
 
     /// Carries out a command of a thread of the owner's. May sleep; no lock
@@ -97,6 +109,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             caller,
             argument,
         };
+        // While the vCPU runs, too.
+        if command == kvm::KVM_GET_STATS_FD {
+            no_argument(argument)?;
+            return Ok(Reply::NewStats);
+        }
         let mut state = self.state.lock_killable()?;
         // The most frequent by far.
         if command == kvm::KVM_RUN {
@@ -132,6 +149,13 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 DONE
             }
             kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
+            kvm::KVM_KVMCLOCK_CTRL => {
+                if state.cpu.tell_stopped() {
+                    DONE
+                } else {
+                    Err(Error::Invalid.into())
+                }
+            }
             KVM_PRE_FAULT_MEMORY => state.prefault(&context),
             kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(state.tsc_khz)),
             kvm::KVM_SET_TSC_KHZ => {
@@ -210,7 +234,10 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         };
         area::tell_state(&self.area, reason, &told);
         match result? {
-            Leave::Interrupted => Err(Error::Interrupted.into()),
+            Leave::Interrupted => {
+                self.stats.add(Count::Signal);
+                Err(Error::Interrupted.into())
+            }
             _ => DONE,
         }
     }

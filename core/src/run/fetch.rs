@@ -12,6 +12,7 @@ use crate::MemoryError;
 use crate::arch::{Exception, SegmentName};
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
 use crate::paging::{self, Access, Failure, Kind, Registers};
+use crate::stats::Count;
 use crate::vendor::Vendor;
 use crate::vm::{GuestTables, Vm};
 
@@ -202,6 +203,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// An instruction that nobody emulates.
     pub(super) fn emulation_failed(&mut self, code: &Code) -> Step {
+        self.stats.add(Count::EmulationFailed);
         self.len = code.len;
         self.put_data(code.bytes());
         Step::Leave(Leave::EmulationFailed)

@@ -42,12 +42,14 @@
 //! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
 //! | `moves` | their operands |
+//! | [`clock`] | the clock that the guest reads from its memory |
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
 //! | `strings` | REP INS and REP OUTS |
 //! | `fetch`, `glance` | the bytes of the instruction that left the guest |
 //! | `memory` | how linear addresses are translated |
 //! | `emulation`, `plain` | instructions that are executed here |
+pub mod clock;
 pub mod control;
 pub mod cpuid;
 pub mod debug;
@@ -72,7 +74,8 @@ use waterbear_hal::Hal;
 
 use crate::Error;
 use crate::emulate::Devices;
-use crate::mem::{Box, array};
+use crate::mem::{Box, Shared, array};
+use crate::stats::VcpuStats;
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
 use crate::vm::{VcpuMmu, Vm};
@@ -106,6 +109,8 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     mtrrs: mtrr::Mtrrs,
     banks: machine_check::Banks<H>,
     cr8: u64,
+    clock: clock::VcpuClock,
+    stats: Shared<VcpuStats, H>,
     events: Events,
     /// The vendor was asked for a window.
     asked: bool,
@@ -166,6 +171,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
             cr8: 0,
+            clock: clock::VcpuClock::default(),
+            stats: Shared::new(hal, VcpuStats::new())?,
             events: Events::default(),
             asked: false,
             at_once: false,
@@ -208,6 +215,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// [`Error::Invalid`] for a value that is not offered, [`Error::NoMemory`].
     pub fn set_up_machine_checks(&mut self, cap: u64) -> Result<(), Error> {
         self.banks.set_up(&self.hal, cap)
+    }
+
+    /// What is counted.
+    pub fn stats(&self) -> &Shared<VcpuStats, H> {
+        &self.stats
     }
 
     /// IA32_APIC_BASE.
@@ -317,10 +329,14 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             {
                 return Ok(leave);
             }
+            self.clock.keep(vm, self.kept.tsc_offset);
             let mut inside = Inside {
                 vm,
                 vendor,
                 mmu: &mut self.mmu,
+                clock: &mut self.clock,
+                stats: &self.stats,
+                tsc_offset: self.kept.tsc_offset,
                 asked: Asked {
                     table: &self.cpuid,
                     features: &self.features,

@@ -78,6 +78,9 @@ bool wb_held_up(void);
 bool wb_distrusts_predictions(void);
 void wb_signals_mask(u64 mask);
 void wb_signals_unmask(void);
+u64 wb_boot_time(void);
+u64 wb_wall_time(void);
+bool wb_tsc_is_stable(void);
 struct swait_queue_head *wb_queue_new(void);
 bool wb_queue_wait(struct swait_queue_head *queue, bool interruptible,
 		   bool (*ready)(void *), void *context);
@@ -154,7 +157,7 @@ void wb_unwatch_cpus(void);
  * Descriptors. A file that is made belongs to whoever made it until it is
  * installed or dropped; it owns its object, and releases it.
  */
-enum wb_kind { WB_VM, WB_VCPU };
+enum wb_kind { WB_VM, WB_VCPU, WB_STATS };
 struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor);
 void wb_file_install(struct file *file, int descriptor);
 void wb_file_drop(struct file *file, int descriptor);
@@ -166,5 +169,8 @@ long waterbear_vcpu_ioctl(void *vcpu, unsigned int command,
 /* The frame of a page of the memory that a vCPU shares, or 0. */
 unsigned long waterbear_vcpu_page(void *vcpu, unsigned long page);
 void waterbear_vcpu_release(void *vcpu);
+long waterbear_stats_read(void *stats, unsigned long to, size_t size,
+			  unsigned long long offset);
+void waterbear_stats_release(void *stats);
 
 #endif

@@ -16,10 +16,12 @@
 #include <linux/smp.h>
 #include <linux/srcu.h>
 #include <linux/swait.h>
+#include <linux/timekeeping.h>
 #include <linux/version.h>
 #include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
+#include <asm/tsc.h>
 #include <asm/perf_event.h>
 #include <asm/tlbflush.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
@@ -325,6 +327,22 @@ void wb_signals_unmask(void)
 {
 	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
 	sigemptyset(&current->real_blocked);
+}
+
+u64 wb_boot_time(void)
+{
+	return ktime_get_boottime_ns();
+}
+
+u64 wb_wall_time(void)
+{
+	return ktime_get_real_ns();
+}
+
+bool wb_tsc_is_stable(void)
+{
+	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
+	       boot_cpu_has(X86_FEATURE_NONSTOP_TSC) && !check_tsc_unstable();
 }
 
 struct swait_queue_head *wb_queue_new(void)

@@ -53,6 +53,8 @@ pub enum Kind {
     Vm,
     /// A vCPU.
     Vcpu,
+    /// Statistics.
+    Stats,
 }
 
 unsafe extern "C" {
@@ -113,6 +115,9 @@ unsafe extern "C" {
     pub safe fn wb_distrusts_predictions() -> bool;
     pub safe fn wb_signals_mask(mask: u64);
     pub safe fn wb_signals_unmask();
+    pub safe fn wb_boot_time() -> u64;
+    pub safe fn wb_wall_time() -> u64;
+    pub safe fn wb_tsc_is_stable() -> bool;
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,

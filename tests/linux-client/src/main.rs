@@ -5,6 +5,7 @@
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
 mod beside;
+mod clock;
 mod devices;
 mod fuzz;
 mod hostile;
@@ -21,6 +22,7 @@ mod random;
 mod running;
 mod signals;
 mod state;
+mod stats;
 mod sys;
 mod vcpu;
 mod vm;
@@ -73,6 +75,10 @@ const ABLE: &[Test] = tests![
     vcpu::memory_goes_away_under_a_guest,
     vcpu::every_write_of_a_guest_is_logged,
     vcpu::events_and_debug_registers_come_back_as_they_were_set,
+    clock::a_clock_is_read_and_set,
+    clock::a_guest_finds_the_time_in_its_memory,
+    stats::statistics_count_what_the_guest_does,
+    stats::statistics_are_read_as_a_file_and_not_written,
     devices::writes_wait_in_the_third_page,
     devices::a_page_that_is_not_believed_stays_a_page,
     devices::wrong_zones_are_refused,

@@ -23,7 +23,9 @@ use core::fmt::Arguments;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use waterbear_hal::addr::PAGE_SHIFT;
-use waterbear_hal::{BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, User, Width};
+use waterbear_hal::{
+    BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, Time, User, Width,
+};
 
 pub use cpu::run_on;
 
@@ -91,6 +93,20 @@ impl User for SlimHost {
 
     fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
         Err(BellError::NoDescriptor)
+    }
+}
+
+impl Time for SlimHost {
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+
+    fn wall_nanoseconds(&self) -> u64 {
+        0
+    }
+
+    fn tsc_is_stable(&self) -> bool {
+        false
     }
 }
 

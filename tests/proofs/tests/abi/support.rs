@@ -119,7 +119,11 @@ impl Monitor {
 
     /// One whose guest does this.
     pub fn with(script: impl IntoIterator<Item = Scripted>) -> Self {
-        let host = MockHost::new();
+        Self::on(MockHost::new(), script)
+    }
+
+    /// The same on this machine.
+    pub fn on(host: MockHost, script: impl IntoIterator<Item = Scripted>) -> Self {
         let user = host.new_space();
         user.map(GUEST, PAGES, MapOptions::WRITABLE);
         let format = Paging::Npt.format(Paging::ROOT);
