@@ -74,7 +74,7 @@ pub fn a_guest_finds_the_time_in_its_memory() -> Outcome {
     same("record", set_msr(&guest, SYSTEM_TIME, at | 1), Ok(1))?;
     same("reason", guest.run()?, KVM_EXIT_HLT)?;
     let version: u32 = guest.memory.read(RECORD);
-    same("a version", version != 0 && version % 2 == 0, true)?;
+    same("a version", version != 0 && version.is_multiple_of(2), true)?;
     let scale: u32 = guest.memory.read(RECORD + 24);
     same("a scale", scale >> 31, 1)?;
     let seconds: u32 = guest.memory.read(RECORD + 68);
