@@ -241,7 +241,7 @@ fn a_guest_turns_its_clock_on_and_off_by_itself() {
         monitor.vcpu(kvm::KVM_KVMCLOCK_CTRL, 0),
         refused(Error::Invalid)
     );
-    monitor.vendor.script([write(RECORD + 0x100 | 1)]);
+    monitor.vendor.script([write((RECORD + 0x100) | 1)]);
     run(&monitor, &monitor.vcpu);
     assert_eq!(record_at(&monitor, RECORD + 0x100).version, 2);
 }
