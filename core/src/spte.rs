@@ -425,6 +425,7 @@ impl EntryFormat {
     }
 
     /// Whether `spte` allows an access.
+    #[inline]
     pub const fn allows(&self, spte: Spte, write: bool, exec: bool) -> bool {
         let b = &self.bits;
         spte.is_present()

@@ -5,6 +5,7 @@ use super::fpu::AREA as XSAVE_SIZE;
 use super::kvm;
 use super::prefault::KVM_CAP_PRE_FAULT_MEMORY;
 use crate::memslot::MAX_SLOTS;
+use crate::run::machine_check::MAX_BANKS;
 use crate::vcpu::MAX_VCPUS;
 
 /// The bits of the manual dirty log that work: bitmaps that begin with every
@@ -42,6 +43,7 @@ pub fn value<H: Hal>(number: u64) -> u32 {
         | kvm::KVM_CAP_EXT_EMUL_CPUID
         | kvm::KVM_CAP_COALESCED_PIO
         | KVM_CAP_PRE_FAULT_MEMORY => 1,
+        kvm::KVM_CAP_MCE => MAX_BANKS as u32,
         kvm::KVM_CAP_XSAVE2 => XSAVE_SIZE as u32,
         kvm::KVM_CAP_IOEVENTFD
         | kvm::KVM_CAP_IOEVENTFD_NO_LENGTH

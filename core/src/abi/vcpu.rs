@@ -144,6 +144,12 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                     bytes::structure(caller, argument)?;
                 Err(Error::Invalid.into())
             }
+            kvm::KVM_X86_SETUP_MCE => {
+                let cap = u64::from_le_bytes(bytes::structure(caller, argument)?);
+                state.cpu.set_up_machine_checks(cap)?;
+                DONE
+            }
+            kvm::KVM_X86_SET_MCE => state.report_machine_check(&context),
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE

@@ -1,6 +1,6 @@
 //! Counts that belong to a slot and outlive its replacement.
 use waterbear_hal::addr::PAGE_SHIFT;
-use waterbear_hal::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use waterbear_hal::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use waterbear_hal::{Gfn, Hal, Hva, Level};
 
 use crate::Error;
@@ -25,6 +25,9 @@ pub struct SlotArch<H: Hal> {
     /// Per frame, how many trackers want to see its writes. There once somebody
     /// tracks anything in this VM (MS-5).
     track: OnceArray<AtomicU16, H>,
+    /// A page that the host maps as part of a large one was mapped alone, for
+    /// the sake of the dirty log.
+    held_back: AtomicBool,
 }
 
 impl<H: Hal> SlotArch<H> {
@@ -42,6 +45,7 @@ impl<H: Hal> SlotArch<H> {
                 counts(hal, Level::L3, base, npages, hva)?,
             ],
             track: OnceArray::new(hal, usize::try_from(npages).map_err(|_| Error::NoMemory)?),
+            held_back: AtomicBool::new(false),
         })
     }
 
@@ -54,6 +58,18 @@ impl<H: Hal> SlotArch<H> {
                 .huge(level, gfn)
                 .is_some_and(|count| count.load(Ordering::Relaxed) == 0),
         }
+    }
+
+    /// Notes that a page could have been part of a large mapping but for the
+    /// dirty log. Before the page is mapped, under `mmu_lock`.
+    pub fn hold_back(&self) {
+        self.held_back.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was noted since the last call. After the log went off, so
+    /// that nothing is noted any more.
+    pub fn take_held_back(&self) -> bool {
+        self.held_back.swap(false, Ordering::Relaxed)
     }
 
     /// Adds one reason that forbids huge mappings around the frame.

@@ -49,11 +49,10 @@ impl<H: Hal> IdIndex<H> {
     ) -> Result<Self, Error> {
         let (at, within) = (id as usize / PAGE_IDS, id as usize % PAGE_IDS);
         let old = self.pages.get(at).and_then(Option::as_ref);
-        let page: Page<H> = core::array::from_fn(|i| match old {
-            _ if i == within => slot.cloned(),
-            Some(old) => old.get(i).cloned().flatten(),
-            None => None,
-        });
+        let mut page: Page<H> = old.map_or([const { None }; PAGE_IDS], |old| (**old).clone());
+        if let Some(place) = page.get_mut(within) {
+            *place = slot.cloned();
+        }
         let mut page = match page.iter().all(Option::is_none) {
             true => None,
             false => Some(Shared::new(hal, page)?),

@@ -101,6 +101,7 @@ impl<H: Hal> Mmu<H> {
     }
 
     /// The lowest entry on the way to `gfn`.
+    #[inline(always)]
     pub(super) fn leaf<'r>(
         &'r self,
         root: &'r Root<H>,

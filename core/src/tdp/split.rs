@@ -85,20 +85,11 @@ impl<H: Hal> Mmu<H> {
     }
 }
 
-/// How many tables are looked at in one RCU section.
-const MANY: u32 = 512;
-
 impl<H: Hal> Mmu<H> {
     /// The first frame of `range` that is mapped, or could be, through a table
-    /// of 4 KiB entries that is `wanted`, or one of many that are not. Does not
-    /// take the lock for long: what it finds may be gone when it returns.
-    /// `wanted` runs inside an RCU section.
-    pub fn next_small(
-        &self,
-        space: SpaceId,
-        range: Range<Gfn>,
-        wanted: impl Fn(Gfn) -> bool,
-    ) -> Option<Gfn> {
+    /// of 4 KiB entries. Does not take the lock for long: what it finds may be
+    /// gone when it returns.
+    pub fn next_small(&self, space: SpaceId, range: Range<Gfn>) -> Option<Gfn> {
         let end = range.end.min(self.space.format.end());
         self.roots(space)
             .iter()
@@ -107,13 +98,9 @@ impl<H: Hal> Mmu<H> {
                 let rcu = RcuGuard::new(&self.space.hal);
                 let table = root.walk(&self.space, &rcu);
                 let mut iter = Iter::new(table, range.start..end, Level::L2);
-                let mut many = MANY;
                 while let Some(entry) = iter.next() {
                     if entry.level() == Level::L2 && entry.kind() == Kind::Table {
-                        many -= 1;
-                        if many == 0 || wanted(iter.position()) {
-                            return Some(iter.position());
-                        }
+                        return Some(iter.position());
                     }
                 }
                 None

@@ -305,8 +305,12 @@ impl<H: Hal> Vm<H> {
     /// lock: the reasons against it change under the write lock only.
     fn level(&self, slot: &Slot<H>, gfn: Gfn, page: &HostPage) -> Level {
         let largest = page.level.min(self.mmu.max_leaf());
+        if largest == Level::L1 {
+            return Level::L1;
+        }
         // The log is kept per 4 KiB.
-        if largest == Level::L1 || slot.logs_dirty() {
+        if slot.logs_dirty() {
+            slot.arch.hold_back();
             return Level::L1;
         }
         Level::LEAVES

@@ -21,22 +21,12 @@ impl<H: Hal> Vm<H> {
     /// Best effort: what cannot be mapped now stays as it is and is right as
     /// it is. May sleep.
     fn collapse(&self, slot: &Slot<H>) {
-        if self.mmu.max_leaf() == Level::L1 {
-            // Looking would only pin pages that the guest has not asked for.
+        if !slot.arch.take_held_back() {
             return;
         }
-        let large = |gfn| {
-            // Where the host does not say at once, a look is worth it.
-            let page = |hva| self.hal.resolve_now(&self.user, hva, false);
-            slot.arch.allows(Level::L2, gfn)
-                && slot
-                    .hva_of(gfn)
-                    .and_then(page)
-                    .is_none_or(|page| page.level > Level::L1)
-        };
         let mut vcpu = VcpuMmu::within(slot.space);
         let mut from = slot.base;
-        while let Some(table) = self.mmu.next_small(slot.space, from..slot.end(), large) {
+        while let Some(table) = self.mmu.next_small(slot.space, from..slot.end()) {
             // The fault path replaces a table by a leaf wherever a leaf may
             // stand, so looking for the large page is all there is to do.
             let _ = self.prefault(&mut vcpu, table.gpa());

@@ -67,13 +67,14 @@ vcpu_close(struct file *file, struct thread *thread)
 }
 
 /*
- * What a mapping of a vCPU's memory maps. It keeps the pages, and neither the
- * vCPU nor the VM: a VM keeps its owner's memory, so they would keep each
- * other.
+ * What a mapping of a vCPU's memory maps. It keeps the pages and the module,
+ * and neither the vCPU nor the VM: a VM keeps its owner's memory, so they
+ * would keep each other.
  */
 #define	PAGES	3
 
 struct mapped {
+	void *mapping;
 	u_long pfns[PAGES];
 };
 
@@ -96,6 +97,7 @@ mapped_end(void *handle)
 
 	for (int i = 0; i < PAGES; i++)
 		wb_unhold_page(mapped->pfns[i]);
+	waterbear_mapping_end(mapped->mapping);
 	wb_free(mapped);
 }
 
@@ -135,11 +137,17 @@ vcpu_mmap(struct file *file, vm_map_t map, vm_offset_t *address,
 	if (offset < 0 || offset > ptoa(PAGES) || size > ptoa(PAGES) - offset)
 		return (EINVAL);
 	mapped = wb_alloc(sizeof(*mapped), sizeof(void *));
+	mapped->mapping = waterbear_mapping_begin();
+	if (mapped->mapping == NULL) {
+		wb_free(mapped);
+		return (ENOMEM);
+	}
 	for (int i = 0; i < PAGES; i++)
 		mapped->pfns[i] = waterbear_vcpu_page(file->f_data, i);
 	object = cdev_pager_allocate(mapped, OBJT_DEVICE, &mapped_methods,
 	    ptoa(PAGES), VM_PROT_READ | VM_PROT_WRITE, 0, thread->td_ucred);
 	if (object == NULL) {
+		waterbear_mapping_end(mapped->mapping);
 		wb_free(mapped);
 		return (ENOMEM);
 	}

@@ -136,6 +136,9 @@ void	 waterbear_vm_release(void *vm);
 long	 waterbear_vcpu_ioctl(void *vcpu, u_long command, u_long argument);
 /* The frame of a page of the memory that a vCPU shares, or 0. */
 u_long	 waterbear_vcpu_page(void *vcpu, u_long page);
+/* Memory of ours is mapped: what keeps the module until that is over. */
+void	*waterbear_mapping_begin(void);
+void	 waterbear_mapping_end(void *mapping);
 void	 waterbear_vcpu_release(void *vcpu);
 int	 wb_answer(struct thread *thread, long result);
 

@@ -4,6 +4,7 @@
 //!  descriptor ──▶ handle ──▶ VM ──▶ token: SVM or VMX is on, the vendor stays
 //!                              ──▶ space: the owner's memory
 //!       vCPU's descriptor ──▶ VM
+//!       vCPU's memory, mapped ──▶ a token of its own, the pages
 //! ```
 //!
 //! The kernel gives a descriptor's handle back with its last reference, however
@@ -57,10 +58,13 @@ impl Caller for Process {
     }
 }
 
+/// Unloading is refused as long as there is one.
+type Token = VmToken<'static, 'static, FreeBsd>;
+
 /// A VM and what keeps it running. Dropped in the order of the fields.
 struct OwnedVm {
     file: VmFile<FreeBsd>,
-    _token: VmToken<'static, 'static, FreeBsd>,
+    _token: Token,
 }
 
 /// What a descriptor refers to.

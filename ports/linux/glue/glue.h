@@ -136,7 +136,6 @@ bool waterbear_is_young(const void *vm, unsigned long start, unsigned long end);
 /* The log. */
 void wb_info(const char *text, int length);
 void wb_bug(const char *text, int length);
-void wb_last_words(const char *text, int length);
 
 /* The module. */
 int waterbear_init(void);

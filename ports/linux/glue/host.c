@@ -416,8 +416,3 @@ void wb_bug(const char *text, int length)
 {
 	WARN_ONCE(1, "waterbear: %.*s\n", length, text);
 }
-
-void wb_last_words(const char *text, int length)
-{
-	pr_emerg("waterbear: %.*s\n", length, text);
-}

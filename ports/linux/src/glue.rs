@@ -164,7 +164,6 @@ unsafe extern "C" {
 
     pub fn wb_info(text: *const u8, length: c_int);
     pub fn wb_bug(text: *const u8, length: c_int);
-    pub fn wb_last_words(text: *const u8, length: c_int);
 
     pub safe fn wb_node_add() -> c_int;
     pub safe fn wb_node_remove();

@@ -4,16 +4,17 @@
 //! machine monitor would, well and badly, prints one line per test as the bare
 //! port does (`PLAN n`, `PASS name`, `FAIL name: why`, `END passed`), and
 //! switches the machine off.
+mod beside;
 mod devices;
 mod fuzz;
 mod hostile;
 mod kernel;
 mod leaks;
+mod loads;
 mod measure;
 mod memory;
 mod monitor;
 mod node;
-mod ports;
 mod pressure;
 mod programs;
 mod random;
@@ -102,13 +103,15 @@ const ABLE: &[Test] = tests![
     signals::who_waits_for_a_running_vcpu_can_be_killed,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
-    ports::an_owner_keeps_its_ports_after_its_guest_ran,
-    ports::others_keep_their_ports_while_guests_run_on_their_cpu,
+    beside::an_owner_keeps_its_ports_after_its_guest_ran,
+    beside::others_keep_their_ports_while_guests_run_on_their_cpu,
+    beside::others_without_a_clock_run_on_a_cpu_with_guests,
+    beside::an_owners_segments_come_back_after_its_guest_ran,
     kernel::the_module_stays_while_a_vm_is_open,
     kernel::a_vm_goes_with_its_killed_owner,
     kernel::cpus_come_and_go_under_a_vm,
     kernel::the_module_unloads_and_the_node_goes,
-    kernel::twenty_loads_and_unloads_leave_nothing,
+    loads::a_hundred_loads_and_unloads_leave_nothing,
     kernel::a_second_node_appears_when_asked_for,
     kernel::stock_kvm_and_the_module_keep_apart,
     kernel::the_kernel_has_nothing_to_complain_about,
@@ -119,10 +122,10 @@ const CORE: &[Test] = tests![
     kernel::the_module_loads_and_says_so,
     node::the_node_speaks_version_12,
     memory::a_log_is_read_and_cleared,
-    memory::owners_memory_comes_and_goes,
     vcpu::vcpus_are_made_once_and_in_range,
     vcpu::registers_come_back_as_they_were_set,
     vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    vcpu::an_owner_sends_the_guest_elsewhere_during_an_exit,
     vcpu::a_guest_reaches_devices_where_it_has_no_memory,
     vcpu::a_run_comes_back_at_once_when_asked_to,
     vcpu::interrupts_are_delivered_when_the_guest_takes_them,
@@ -136,11 +139,11 @@ const CORE: &[Test] = tests![
     running::the_shared_memory_is_not_believed,
     running::a_killed_owner_takes_its_running_guest_along,
     running::cpus_go_while_guests_run_on_them,
-    ports::an_owner_keeps_its_ports_after_its_guest_ran,
-    ports::others_keep_their_ports_while_guests_run_on_their_cpu,
+    beside::an_owner_keeps_its_ports_after_its_guest_ran,
+    beside::others_keep_their_ports_while_guests_run_on_their_cpu,
+    beside::others_without_a_clock_run_on_a_cpu_with_guests,
+    beside::an_owners_segments_come_back_after_its_guest_ran,
     kernel::the_module_stays_while_a_vm_is_open,
-    kernel::a_vm_goes_with_its_killed_owner,
-    kernel::cpus_come_and_go_under_a_vm,
     kernel::the_module_unloads_and_the_node_goes,
     kernel::the_kernel_has_nothing_to_complain_about,
 ];

@@ -28,7 +28,7 @@ pub fn an_unmodified_qemu_boots_a_stock_kernel() -> Outcome {
     same("loading", sys::load(kernel::MODULE, "kvm_node=1"), Ok(()))?;
     let monitor = Command::new("/monitor")
         .args(["-M", "pc,accel=kvm,kernel-irqchip=off"])
-        .args(["-cpu", "qemu64,-mce,-mca", "-m", "128", "-smp", "1"])
+        .args(["-cpu", "qemu64", "-m", "128", "-smp", "1"])
         .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])
         .args(["-serial", "stdio", "-L", "/", "-kernel", "/guest-kernel"])
         .args(["-initrd", "/guest-disc", "-append"])

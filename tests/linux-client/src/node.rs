@@ -75,6 +75,7 @@ pub fn capabilities_are_advertised_that_work() -> Outcome {
         (KVM_CAP_MP_STATE, 1),
         (KVM_CAP_IRQ_ROUTING, 4096),
         (KVM_CAP_IMMEDIATE_EXIT, 1),
+        (KVM_CAP_MCE, 32),
         (KVM_CAP_SREGS2, 1),
         (KVM_CAP_XSAVE2, 4096),
         (KVM_CAP_GET_TSC_KHZ, 1),

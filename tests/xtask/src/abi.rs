@@ -25,7 +25,7 @@ const VERSION: &str = "0.73.2";
 /// Numbers that the core uses, as a pattern.
 const NUMBERS: &str = "KVM_(API_VERSION|CAP_.*|CREATE_.*|GET_.*|SET_.*|RUN|CHECK_EXTENSION|\
                        ENABLE_CAP|CLEAR_DIRTY_LOG|MEM_.*|DIRTY_LOG_.*|EXIT_.*|INTERRUPT|NMI|\
-                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES|\
+                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|X86_.*MCE.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES|\
                        (UN)?REGISTER_COALESCED_MMIO|COALESCED_MMIO_PAGE_OFFSET|IOEVENTFD.*|\
                        KVMCLOCK_CTRL|CLOCK_.*|STATS_(TYPE|UNIT|BASE)_.*)";
 /// Structures that the core uses. Those with an array of unknown length are not among them: they

@@ -18,6 +18,7 @@ mod need;
 mod pool;
 mod process;
 mod rules;
+mod size;
 mod source;
 mod test;
 mod workspace;
@@ -48,11 +49,13 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
+    build::COMMAND,
     test::COMMAND,
     build::COMMAND,
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,
+    size::COMMAND,
     abi::COMMAND,
 ];
 

@@ -1,6 +1,6 @@
 //! A vCPU's descriptor.
 use core::ffi::{c_ulong, c_void};
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use waterbear_core::Error;
@@ -12,7 +12,7 @@ use waterbear_hal::{AllocError, Memory, Pfn};
 use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
-use super::{Handle, Process, Promise, returned};
+use super::{Handle, Process, Promise, Token, returned};
 use crate::commands::decoded;
 use crate::glue::{Kind, Number};
 use crate::host::FreeBsd;
@@ -168,6 +168,29 @@ unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_
         Some(0) => owned.vm.file.vm().bus().page().0,
         Some(_) => 0,
     }
+}
+
+/// Memory of a vCPU is about to be mapped. The mapping may outlive the VM, and
+/// the kernel calls the module when it ends: so it counts as a VM, and this is
+/// its token. Null if there is none to be had.
+#[unsafe(no_mangle)]
+extern "C" fn waterbear_mapping_begin() -> *mut c_void {
+    let token = machine::get().and_then(|machine| machine.registry.vm_created().ok());
+    let token = token.and_then(|token| boxed(&FreeBsd, token).ok());
+    token.map_or(ptr::null_mut(), |token| {
+        Box::into_raw_with_allocator(token).0.cast()
+    })
+}
+
+/// The mapping is gone.
+///
+/// # Safety
+///
+/// `token` came from `waterbear_mapping_begin` and comes here once.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn waterbear_mapping_end(token: *mut c_void) {
+    // SAFETY: as the caller promises.
+    drop(unsafe { Box::<Token, FreeBsd>::from_raw_in(token.cast(), Heap(FreeBsd)) });
 }
 
 /// The last reference to a vCPU's descriptor is gone.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use waterbear_core::abi::kvm::*;
 
-use super::checked::{BASE, Checked, SLOT};
+use super::checked::Checked;
+use super::checker::{BASE, SLOT};
 use super::map::{BOTH, HUGE, LARGE, PAGE, Place, counted, done, memory_file, punch, resize, tell};
 use crate::node::same;
 use crate::{Outcome, sys};
@@ -25,7 +26,7 @@ fn swap_header(pages: u32) -> Vec<u8> {
 pub fn a_guest_finds_its_memory_again_that_was_swapped_out() -> Outcome {
     const DISC: &str = "/dev/ram0";
     const DISC_PAGES: u32 = 64 << 8;
-    const ENOUGH: u64 = 300;
+    const ENOUGH: u64 = 200;
     same(
         "the disc in memory",
         sys::load("/brd.ko", "rd_nr=1 rd_size=65536"),
@@ -35,13 +36,13 @@ pub fn a_guest_finds_its_memory_again_that_was_swapped_out() -> Outcome {
     let disc = CString::new(DISC).unwrap_or_default();
     // SAFETY: the name ends.
     done("swapon", unsafe { libc::swapon(disc.as_ptr(), 0) }.into())?;
-    let memory = Place::fresh(LARGE)?;
+    let memory = Place::fresh(LARGE / 2)?;
     let checked = Checked::new(2, &memory)?;
     let (out, back) = (counted("pswpout")?, counted("pswpin")?);
     let swapped = checked.meanwhile(|| {
         // Pages that were used a moment ago stay.
         for round in 0..100 {
-            if round > 3 && counted("pswpin")? > back + ENOUGH {
+            if round > 1 && counted("pswpin")? > back + ENOUGH {
                 break;
             }
             memory.advise(0, memory.size(), libc::MADV_PAGEOUT)?;
@@ -70,7 +71,7 @@ pub fn a_guest_does_not_notice_that_its_pages_migrate() -> Outcome {
     let memory = Place::fresh(LARGE / 2)?;
     let checked = Checked::new(2, &memory)?;
     checked.meanwhile(|| {
-        for round in 0..10 {
+        for round in 0..4 {
             let arrived = memory.to_node(0, memory.size(), round % 2)?;
             if arrived * PAGE < memory.size() / 2 {
                 return Err(format!("{arrived} pages are on node {}", round % 2));
@@ -90,13 +91,14 @@ const MADV_COLLAPSE: i32 = 25;
 pub fn a_guest_does_not_notice_that_pages_are_gathered_and_split() -> Outcome {
     let memory = Place::fresh(6 * LARGE)?;
     memory.advise(0, LARGE, libc::MADV_NOHUGEPAGE)?;
-    let checked = Checked::new(2, &memory)?.sparse(PAGE);
+    // Few pages of each: every page that the guest finds alone takes a while.
+    let checked = Checked::new(2, &memory)?.sparse(8 * PAGE);
     let large = |count: u64| {
         let in_large = memory.kept("AnonHugePages")?;
         same("KiB in large pages", in_large, count * (LARGE as u64 >> 10))
     };
     checked.meanwhile(|| {
-        for round in 0..3 {
+        for round in 0..2 {
             memory.advise(0, memory.size(), libc::MADV_HUGEPAGE)?;
             memory.advise(0, memory.size(), MADV_COLLAPSE)?;
             large(6)?;
@@ -104,10 +106,10 @@ pub fn a_guest_does_not_notice_that_pages_are_gathered_and_split() -> Outcome {
             // Each large page is split in a way of its own.
             checked.zeros(true);
             checked.faults(true);
-            memory.unmap(7 * PAGE, PAGE)?;
+            memory.unmap(8 * PAGE, PAGE)?;
             checked.a_fault()?;
-            memory.refresh(7 * PAGE, PAGE)?;
-            memory.advise(LARGE + round * PAGE, PAGE, libc::MADV_DONTNEED)?;
+            memory.refresh(8 * PAGE, PAGE)?;
+            memory.advise(LARGE + round * 8 * PAGE, PAGE, libc::MADV_DONTNEED)?;
             memory.protect(2 * LARGE, PAGE, libc::PROT_NONE)?;
             memory.protect(2 * LARGE, PAGE, BOTH)?;
             checked.rounds()?;
@@ -254,7 +256,7 @@ pub fn a_guest_reads_what_the_owner_may_only_read_and_cannot_write_it() -> Outco
     for offset in (0..SIZE).step_by(4) {
         view.set_word(offset, 0);
     }
-    let checked = Checked::with(2, SIZE, slot)?;
+    let checked = Checked::with(2, SIZE, slot)?.sparse(8 * PAGE);
     let device = |address: u64, value: Option<u32>| {
         let offset = (address - BASE) as usize;
         if let Some(value) = value {

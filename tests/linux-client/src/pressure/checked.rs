@@ -4,89 +4,21 @@
 //! there the last time, and writes something else. So it sees a page that was exchanged, lost or
 //! reached through an old translation as soon as it comes by. What it writes goes up with each
 //! round, so the owner can tell too: behind a round that is over nothing older may be found.
-use std::arch::global_asm;
 use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use std::{ptr, slice};
 
 use waterbear_core::abi::kvm::*;
 
+use super::checker::{BASE, CODE, Checker, Device, LOW, SLOT, STEP, ZEROS, code};
+use super::interrupt::{signal, take_signals};
 use super::map::Place;
 use crate::node::same;
-use crate::sys::{self, Mapping, errno, ioctl, ioctl_with};
-use crate::{Outcome, memory, vcpu, vm};
-
-// 32 bits, no paging. ESI and ECX: begin and end of the memory; EBX: the round; EBP: where it
-// says whether a page may have become zero, and behind that how far it is to the next word.
-global_asm!(
-    ".pushsection .rodata",
-    ".global waterbear_checks, waterbear_checks_end",
-    "waterbear_checks:",
-    ".code32",
-    "2: mov edi, esi",
-    "3: mov eax, ebx",
-    "xor eax, edi",
-    "mov edx, [edi]",
-    "cmp edx, eax",
-    "jne 6f",
-    "4: lea eax, [ebx + 1]",
-    "xor eax, edi",
-    "mov [edi], eax",
-    "add edi, [ebp + 4]",
-    "cmp edi, ecx",
-    "jb 3b",
-    "inc ebx",
-    "mov eax, ebx",
-    "out 1, eax",
-    "jmp 2b",
-    "6: test edx, edx",
-    "jnz 7f",
-    "cmp dword ptr [ebp], 0",
-    "jne 4b",
-    "7: out 2, eax",
-    "hlt",
-    ".code64",
-    "waterbear_checks_end:",
-    ".popsection",
-);
-
-unsafe extern "C" {
-    safe static waterbear_checks: u8;
-    safe static waterbear_checks_end: u8;
-}
-
-/// Every so many bytes a word is checked, if nothing else is said.
-pub const STEP: usize = 512;
-/// Where the memory begins for the guest: not where one large leaf maps it with the code.
-pub const BASE: u64 = 1 << 30;
-/// The number of the slot with the memory.
-pub const SLOT: u32 = 1;
-/// The first round. Together with an address below it never makes a zero.
-const FIRST: u32 = 0x8000_0000;
-/// Where the code and the word are that says whether there may be zeros.
-const CODE: usize = 0x1000;
-const ZEROS: usize = 0x2000;
-const LOW: usize = 0x4000;
-
-/// A vCPU, and what is known about it.
-struct Checker {
-    vcpu: OwnedFd,
-    run: Mapping,
-    /// Its part of the memory.
-    part: std::ops::Range<usize>,
-    round: AtomicU32,
-    /// How often it found no memory.
-    faults: AtomicU64,
-    /// The thread that runs it, while there is one.
-    pub thread: AtomicI32,
-}
-
-/// What is done about accesses that find no slot.
-pub type Device<'a> = &'a (dyn Fn(u64, Option<u32>) -> u32 + Sync);
+use crate::sys::{self, Mapping, errno};
+use crate::{Outcome, memory, vm};
 
 /// A VM whose vCPUs check memory.
 pub struct Checked {
@@ -99,100 +31,6 @@ pub struct Checked {
     faults_expected: AtomicBool,
     over: AtomicBool,
     failure: Mutex<Option<String>>,
-}
-
-fn code() -> &'static [u8] {
-    let (start, end) = (&raw const waterbear_checks, &raw const waterbear_checks_end);
-    // SAFETY: the two are the ends of one piece of constant memory.
-    unsafe { slice::from_raw_parts(start, end.addr() - start.addr()) }
-}
-
-impl Checker {
-    fn new(vm: &OwnedFd, index: u64, part: std::ops::Range<usize>) -> Result<Self, String> {
-        let vcpu = vcpu::make(vm, index).map_err(|error| format!("no vCPU: error {error}"))?;
-        let run = Mapping::of(&vcpu, 3 * 4096)?;
-        // SAFETY: integers.
-        let mut sregs: kvm_sregs = unsafe { std::mem::zeroed() };
-        let at = ptr::from_mut(&mut sregs) as u64;
-        same("GET_SREGS", ioctl(&vcpu, KVM_GET_SREGS, at), Ok(0))?;
-        let flat = kvm_segment {
-            limit: u32::MAX,
-            selector: 8,
-            type_: 3,
-            present: 1,
-            db: 1,
-            s: 1,
-            g: 1,
-            ..sregs.ds
-        };
-        let flat = kvm_segment { base: 0, ..flat };
-        sregs.cs = kvm_segment { type_: 11, ..flat };
-        sregs.ds = flat;
-        sregs.es = flat;
-        sregs.ss = flat;
-        sregs.cr0 |= 1;
-        same("SET_SREGS", ioctl_with(&vcpu, KVM_SET_SREGS, &sregs), Ok(0))?;
-        // SAFETY: integers.
-        let mut regs: kvm_regs = unsafe { std::mem::zeroed() };
-        regs.rip = CODE as u64;
-        regs.rflags = 2;
-        regs.rbx = FIRST.into();
-        regs.rsi = BASE + part.start as u64;
-        regs.rcx = BASE + part.end as u64;
-        regs.rbp = ZEROS as u64;
-        same("SET_REGS", ioctl_with(&vcpu, KVM_SET_REGS, &regs), Ok(0))?;
-        Ok(Self {
-            vcpu,
-            run,
-            part,
-            round: AtomicU32::new(FIRST),
-            faults: AtomicU64::new(0),
-            thread: AtomicI32::new(0),
-        })
-    }
-
-    /// Runs until the vCPU comes back.
-    fn run(&self) -> Result<u32, i32> {
-        ioctl(&self.vcpu, KVM_RUN, 0)?;
-        Ok(self.run.read(offset_of!(kvm_run, exit_reason)))
-    }
-
-    /// What it found when it found something wrong.
-    fn complaint(&self) -> String {
-        // SAFETY: integers.
-        let mut regs: kvm_regs = unsafe { std::mem::zeroed() };
-        let at = ptr::from_mut(&mut regs) as u64;
-        let _ = ioctl(&self.vcpu, KVM_GET_REGS, at);
-        // SAFETY: the kernel wrote to it.
-        let regs = unsafe { (&raw const regs).read_volatile() };
-        let (seen, address) = (regs.rdx as u32, regs.rdi as u32);
-        format!(
-            "a guest found {seen:#x} at {address:#x}, of round {:#x}, in round {:#x}",
-            seen ^ address,
-            regs.rbx,
-        )
-    }
-
-    /// Serves an access that found no slot.
-    fn serve(&self, device: Device<'_>) -> Outcome {
-        const DATA: usize = offset_of!(kvm_run, __bindgen_anon_1.mmio.data);
-        let at: u64 = self
-            .run
-            .read(offset_of!(kvm_run, __bindgen_anon_1.mmio.phys_addr));
-        let size: u32 = self
-            .run
-            .read(offset_of!(kvm_run, __bindgen_anon_1.mmio.len));
-        let write: u8 = self
-            .run
-            .read(offset_of!(kvm_run, __bindgen_anon_1.mmio.is_write));
-        same("the size of an access", size, 4)?;
-        if write != 0 {
-            device(at, Some(self.run.read(DATA)));
-        } else {
-            self.run.write(DATA, &device(at, None).to_le_bytes());
-        }
-        Ok(())
-    }
 }
 
 impl Checked {
@@ -283,7 +121,7 @@ impl Checked {
 
     /// Waits until every vCPU has seen and written everything twice more.
     pub fn rounds(&self) -> Outcome {
-        self.wait(|checker| checker.round.load(Ordering::SeqCst).into(), 2)
+        self.wait(|checker| checker.turns.load(Ordering::SeqCst), 2)
     }
 
     /// Waits until some vCPU has found no memory.
@@ -344,6 +182,7 @@ impl Checked {
                     checker
                         .round
                         .store(checker.run.read(4096), Ordering::SeqCst);
+                    checker.turns.fetch_add(1, Ordering::SeqCst);
                     if self.over.load(Ordering::SeqCst) {
                         return Ok(());
                     }
@@ -353,6 +192,7 @@ impl Checked {
                     checker.faults.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(1));
                 }
+                Err(libc::EINTR) if self.over.load(Ordering::SeqCst) => return Ok(()),
                 Err(libc::EINTR) => {}
                 other => return Err(format!("KVM_RUN: {other:?}")),
             }
@@ -363,7 +203,7 @@ impl Checked {
     }
 
     /// Runs all vCPUs, each in a thread of its own, while `change` is done. In the end every vCPU
-    /// has finished a round, and nobody has found anything wrong.
+    /// has seen everything once more, and nobody has found anything wrong.
     pub fn meanwhile(&self, change: impl FnOnce() -> Outcome) -> Outcome {
         self.meanwhile_with(&|_, _| 0, change)
     }
@@ -377,21 +217,45 @@ impl Checked {
         })
     }
 
+    /// As `meanwhile`, but in the end all vCPUs stop at once, wherever they are.
+    pub fn meanwhile_cut_short(&self, change: impl FnOnce() -> Outcome) -> Outcome {
+        self.run_all(&|_, _| 0, || {
+            self.rounds()?;
+            self.zeros(false);
+            change()
+        })
+    }
+
     /// As `meanwhile_with`, where the first round may not end by itself.
     pub fn while_it_runs(&self, device: Device<'_>, change: impl FnOnce() -> Outcome) -> Outcome {
+        self.run_all(device, || change().and_then(|()| self.rounds()))
+    }
+
+    fn run_all(&self, device: Device<'_>, change: impl FnOnce() -> Outcome) -> Outcome {
+        take_signals();
         self.over.store(false, Ordering::SeqCst);
         thread::scope(|scope| {
-            for checker in &self.checkers {
-                scope.spawn(|| {
-                    if let Err(why) = self.drive(checker, device) {
-                        self.fail(why);
-                    }
-                });
-            }
-            if let Err(why) = change().and_then(|()| self.rounds()) {
+            let threads: Vec<_> = self
+                .checkers
+                .iter()
+                .map(|checker| {
+                    scope.spawn(|| {
+                        if let Err(why) = self.drive(checker, device) {
+                            self.fail(why);
+                        }
+                    })
+                })
+                .collect();
+            let changed = change();
+            self.over.store(true, Ordering::SeqCst);
+            if let Err(why) = changed {
                 self.fail(why);
             }
-            self.over.store(true, Ordering::SeqCst);
+            // A signal that comes just before a call does not end it.
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                self.threads().into_iter().for_each(signal);
+                thread::sleep(Duration::from_millis(1));
+            }
         });
         self.failed()
     }

@@ -2,8 +2,10 @@
 pub mod backing;
 pub mod change;
 pub mod checked;
+pub mod checker;
 pub mod crowd;
 pub mod device;
+pub mod interrupt;
 pub mod map;
 pub mod slots;
 pub mod uffd;

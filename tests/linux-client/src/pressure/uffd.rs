@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::Checked;
+use super::checker::SLOT;
 use super::map::{LARGE, PAGE, Place, done};
 use crate::node::same;
-use crate::{Outcome, sys};
+use crate::{Outcome, memory, sys};
 
 // From the kernel's <linux/userfaultfd.h>.
 const API: u32 = 0xc018_aa3f;
@@ -163,7 +164,15 @@ pub fn an_owner_is_killed_while_its_guest_waits_for_a_page() -> Outcome {
             let wait = || -> Outcome {
                 let memory = Place::fresh(SIZE)?;
                 let _asks = Asks::new(&memory)?;
-                Checked::new(3, &memory)?.meanwhile(|| Ok(()))
+                let checked = Checked::new(3, &memory)?;
+                thread::scope(|scope| {
+                    // Who changes slots waits for the vCPUs, and goes with them.
+                    scope.spawn(|| {
+                        thread::sleep(Duration::from_millis(10));
+                        memory::set(&checked.vm, (SLOT, 0, 0, 0, 0))
+                    });
+                    checked.meanwhile(|| Ok(()))
+                })
             };
             i32::from(wait().is_err())
         });

@@ -4,6 +4,7 @@
 mod area;
 mod listeners;
 mod lists;
+mod machine_check;
 mod prefault;
 mod signals;
 mod state;

@@ -218,6 +218,12 @@ impl Monitor {
         self.command(&self.vcpu, command, argument)
     }
 
+    /// Why the vCPU came back last.
+    pub fn reason(&self) -> u32 {
+        let at = std::mem::offset_of!(kvm::kvm_run, exit_reason);
+        u32::from_le_bytes(self.vcpu.area().get(at))
+    }
+
     /// A command for a vCPU.
     pub fn command(&self, vcpu: &Vcpu, command: u32, argument: u64) -> Answer {
         vcpu.command(&self.vm, &self.vendor, &self.thread, command, argument)

@@ -62,7 +62,6 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
     }
     let jobs = prepared.iter().flat_map(|prepared| {
         [
-            (&prepared.small, INTEL, &prepared.small_modules),
             (&prepared.kernel, PRESSURE, &prepared.modules),
             (&prepared.kernel, CROWD, &prepared.modules),
             (&prepared.kernel, FUZZ, &prepared.modules),
@@ -72,10 +71,17 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
             (&prepared.kernel, UNABLE, &prepared.modules),
         ]
     });
-    let named = jobs.map(|(kernel, machine, disc)| {
-        let name = format!("{} on {} {}", kernel.release, machine.cpu, machine.say);
-        (name, kernel, machine, disc)
-    });
+    // Bochs takes long, longer still with newer kernels: one is enough. It begins first.
+    let small = prepared
+        .first()
+        .map(|p| (&p.small, INTEL, &p.small_modules));
+    let named = small
+        .into_iter()
+        .chain(jobs)
+        .map(|(kernel, machine, disc)| {
+            let name = format!("{} on {} {}", kernel.release, machine.cpu, machine.say);
+            (name, kernel, machine, disc)
+        });
     let wanted = named.filter(|(name, ..)| name.contains(&options.machine));
     let results = pool::run(wanted.collect(), |(name, kernel, machine, disc)| {
         let start = Instant::now();

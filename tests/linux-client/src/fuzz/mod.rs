@@ -3,8 +3,10 @@
 //!
 //! Each round is a process of its own. What it leaves behind when it ends is the kernel's to clean
 //! up; afterwards nobody may hold the module, and nothing may be lost.
+mod arguments;
+mod calls;
+
 use std::fs;
-use std::mem::offset_of;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,10 +15,10 @@ use std::time::Duration;
 
 use waterbear_core::abi::kvm::*;
 
+use self::calls::{NODE_CALLS, VCPU_CALLS, VM_CALLS};
 use crate::leaks::{Used, nobody_holds_the_module};
-use crate::memory;
 use crate::node::{NODE, same};
-use crate::pressure::crowd::{signal, take_signals};
+use crate::pressure::interrupt::{signal, take_signals};
 use crate::pressure::map::{BOTH, PAGE, Place};
 use crate::random::Random;
 use crate::{Outcome, sys};
@@ -25,100 +27,6 @@ use crate::{Outcome, sys};
 const ROUNDS: u64 = 16;
 const THREADS: usize = 3;
 const CALLS: usize = 2500;
-
-const NODE_CALLS: &[u32] = &[
-    KVM_CREATE_VM,
-    KVM_GET_API_VERSION,
-    KVM_CHECK_EXTENSION,
-    KVM_GET_VCPU_MMAP_SIZE,
-    KVM_GET_SUPPORTED_CPUID,
-    KVM_GET_EMULATED_CPUID,
-    KVM_GET_MSR_INDEX_LIST,
-    KVM_GET_MSR_FEATURE_INDEX_LIST,
-    KVM_GET_MSRS,
-];
-const VM_CALLS: &[u32] = &[
-    KVM_CREATE_VCPU,
-    KVM_CREATE_VCPU,
-    KVM_SET_USER_MEMORY_REGION,
-    KVM_SET_USER_MEMORY_REGION,
-    KVM_SET_USER_MEMORY_REGION,
-    KVM_GET_DIRTY_LOG,
-    KVM_CLEAR_DIRTY_LOG,
-    KVM_ENABLE_CAP,
-    KVM_CHECK_EXTENSION,
-    KVM_SET_TSS_ADDR,
-    KVM_SET_IDENTITY_MAP_ADDR,
-    KVM_CREATE_IRQCHIP,
-    KVM_GET_IRQCHIP,
-    KVM_SET_IRQCHIP,
-    KVM_SET_GSI_ROUTING,
-    KVM_CREATE_PIT2,
-    KVM_GET_PIT2,
-    KVM_SET_PIT2,
-    KVM_SET_BOOT_CPU_ID,
-    KVM_SET_CLOCK,
-    KVM_GET_CLOCK,
-    KVM_SET_TSC_KHZ,
-    KVM_GET_TSC_KHZ,
-    KVM_CREATE_DEVICE,
-    KVM_GET_STATS_FD,
-];
-const VCPU_CALLS: &[u32] = &[
-    KVM_RUN,
-    KVM_RUN,
-    KVM_RUN,
-    KVM_RUN,
-    KVM_GET_REGS,
-    KVM_SET_REGS,
-    KVM_GET_SREGS,
-    KVM_SET_SREGS,
-    KVM_GET_SREGS2,
-    KVM_SET_SREGS2,
-    KVM_INTERRUPT,
-    KVM_NMI,
-    KVM_GET_MSRS,
-    KVM_SET_MSRS,
-    KVM_GET_CPUID2,
-    KVM_SET_CPUID2,
-    KVM_SET_CPUID,
-    KVM_SET_SIGNAL_MASK,
-    KVM_GET_FPU,
-    KVM_SET_FPU,
-    KVM_GET_XSAVE,
-    KVM_SET_XSAVE,
-    KVM_GET_XSAVE2,
-    KVM_GET_XCRS,
-    KVM_SET_XCRS,
-    KVM_GET_LAPIC,
-    KVM_SET_LAPIC,
-    KVM_GET_MP_STATE,
-    KVM_SET_MP_STATE,
-    KVM_GET_VCPU_EVENTS,
-    KVM_SET_VCPU_EVENTS,
-    KVM_GET_DEBUGREGS,
-    KVM_SET_DEBUGREGS,
-    KVM_SET_GUEST_DEBUG,
-    KVM_ENABLE_CAP,
-    KVM_GET_ONE_REG,
-    KVM_SET_ONE_REG,
-    KVM_GET_TSC_KHZ,
-    KVM_SET_TSC_KHZ,
-    KVM_GET_STATS_FD,
-];
-
-/// What a structure is like before it is set: what the kernel itself says.
-const PAIRS: &[(u32, u32)] = &[
-    (KVM_GET_REGS, KVM_SET_REGS),
-    (KVM_GET_SREGS, KVM_SET_SREGS),
-    (KVM_GET_SREGS2, KVM_SET_SREGS2),
-    (KVM_GET_FPU, KVM_SET_FPU),
-    (KVM_GET_XSAVE, KVM_SET_XSAVE),
-    (KVM_GET_XCRS, KVM_SET_XCRS),
-    (KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS),
-    (KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS),
-    (KVM_GET_MP_STATE, KVM_SET_MP_STATE),
-];
 
 /// A guest's memory, what commands point to, and the kinds of descriptors.
 const GUEST: usize = 64 * PAGE;
@@ -129,6 +37,8 @@ const KINDS: usize = 3;
 struct World {
     guest: Place,
     arguments: Place,
+    /// An eventfd.
+    bell: RawFd,
     /// Descriptors of nodes, VMs and vCPUs, some of them closed by now.
     open: [Mutex<Vec<RawFd>>; KINDS],
     /// The memory of vCPUs.
@@ -143,6 +53,8 @@ impl World {
         Ok(Self {
             guest: Place::fresh(GUEST)?,
             arguments: Place::fresh(ARGUMENTS)?,
+            // SAFETY: no memory is involved.
+            bell: unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) },
             open: Default::default(),
             shared: Mutex::default(),
             over: AtomicBool::new(false),
@@ -186,112 +98,6 @@ impl World {
         answer
     }
 
-    /// A copy of an argument in which EFER.LME goes with CR4.PAE only. A guest may have the one
-    /// without the other, but when it exits, QEMU's emulator forgets to load the host's CR0.
-    fn without_long_mode(&self, command: u32, argument: u64, copy: &mut [u64; 128]) -> u64 {
-        const EFER: u64 = 0xc000_0080;
-        const LME: u64 = 1 << 8;
-        let offset = argument.wrapping_sub(self.arguments.address()) as usize & !7;
-        if offset.saturating_add(size_of_val(copy)) > ARGUMENTS {
-            // A number that is no address, or one with nothing behind it.
-            return 0;
-        }
-        for (index, word) in copy.iter_mut().enumerate() {
-            let half = |at| u64::from(self.arguments.word(offset + index * 8 + at));
-            *word = half(0) | half(4) << 32;
-        }
-        if command == KVM_SET_MSRS {
-            for entry in 1..copy.len() / 2 {
-                if copy[2 * entry - 1] as u32 == EFER as u32 {
-                    copy[2 * entry] &= !LME;
-                }
-            }
-        } else if copy[offset_of!(kvm_sregs, cr4) / 8] & 1 << 5 == 0 {
-            copy[offset_of!(kvm_sregs, efer) / 8] &= !LME;
-        }
-        copy.as_ptr() as u64
-    }
-
-    /// An address or a number.
-    fn argument(&self, random: &mut Random) -> u64 {
-        let inside = self.arguments.address() + (random.below(ARGUMENTS / 8) * 8) as u64;
-        match random.below(16) {
-            0 => 0,
-            1 => random.below(8) as u64,
-            2 => random.next(),
-            // Ends too early.
-            3 => self.arguments.address() + ARGUMENTS as u64 - random.below(64) as u64,
-            4 => 0xffff_8880_0000_0000 | random.next() >> 24,
-            // Memory that the guest writes to.
-            5 => self.guest.address() + random.below(GUEST) as u64,
-            6 => {
-                let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-                shared
-                    .first()
-                    .map_or(inside, |place| place.address() + random.below(PAGE) as u64)
-            }
-            _ => inside,
-        }
-    }
-
-    /// Fills an argument with numbers: most of them small, or like an address.
-    fn fill(&self, at: u64, random: &mut Random) {
-        let Some(offset) = at.checked_sub(self.arguments.address()) else {
-            return;
-        };
-        let offset = offset as usize & !7;
-        for at in (offset..ARGUMENTS.min(offset + 256)).step_by(4) {
-            let word = match random.below(10) {
-                0..4 => 0,
-                4..7 => random.below(17) as u64,
-                7 => 1 << random.below(32),
-                8 => random.one(&[
-                    0x10,
-                    0x174,
-                    0xc000_0080,
-                    0xc000_0100,
-                    0x4b56_4d00,
-                    0x4000_0001,
-                ]),
-                _ => random.next(),
-            };
-            self.arguments.set_word(at, word as u32);
-        }
-    }
-
-    /// A region that is nearly right.
-    fn region(&self, vm: RawFd, random: &mut Random) {
-        let pages = random.below(GUEST / PAGE);
-        let first = random.below(GUEST / PAGE - pages);
-        let slot = random.one(&[0, 0, 0, 1, 2, 3, 1 << 16, 32763, 32764]);
-        let flags = random.one(&[0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 3, 4]);
-        let guest = random.one(&[0, 0, 0x1000, 0x10_0000, 0xf000_0000, 1 << 40, !0xfff]);
-        let size = (pages * PAGE) as u64;
-        let here = match random.below(8) {
-            // The memory that a vCPU shares.
-            0 => {
-                let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-                shared.first().map_or(0, Place::address)
-            }
-            _ => self.guest.address() + (first * PAGE) as u64,
-        };
-        let _ = memory::set(&Borrowed(vm), (slot, flags, guest, size, here));
-    }
-
-    /// Takes something that is, changes a little, and sets it.
-    fn nearly(&self, vcpu: RawFd, random: &mut Random) {
-        let (get, set) = random.one(PAIRS);
-        let room = random.below(3) * 2 * PAGE;
-        let at = self.arguments.address() + room as u64;
-        let _ = self.call(vcpu, get, at);
-        for _ in 0..random.below(4) {
-            let at = room + random.below(100) * 4;
-            let bit = 1 << random.below(32);
-            self.arguments.set_word(at, self.arguments.word(at) ^ bit);
-        }
-        let _ = self.call(vcpu, set, at);
-    }
-
     /// One call.
     fn step(&self, random: &mut Random) {
         let kind = random.one(&[0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]);
@@ -333,6 +139,7 @@ impl World {
                 }
             }
             2..10 if kind == 1 => self.region(fd, random),
+            10..14 if kind == 1 => self.device(fd, random),
             2..10 if kind == 2 => self.nearly(fd, random),
             _ => {
                 let calls = match random.below(20) {
