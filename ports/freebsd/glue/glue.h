@@ -14,7 +14,7 @@
 
 struct file;
 struct thread;
-struct vmspace;
+struct wb_space;
 struct wb_fpu;
 struct wb_mutex;
 struct wb_queue;
@@ -91,17 +91,18 @@ bool	 wb_fpu_read(struct wb_fpu *fpu, void *into, size_t size);
 bool	 wb_fpu_write(struct wb_fpu *fpu, const void *from, size_t size);
 
 /* User memory. Functions that can fail on it say whether they worked. */
-struct vmspace *wb_space_hold(void);
-void	 wb_space_drop(struct vmspace *space);
-bool	 wb_space_is_current(struct vmspace *space);
-bool	 wb_resolve(struct vmspace *space, u_long address, bool write,
-	    u_long *pfn, bool *writable);
+struct wb_space *wb_space_hold(void);
+void	 wb_space_drop(struct wb_space *space);
+bool	 wb_space_charge(struct wb_space *space, u_long old, u_long new);
+bool	 wb_space_is_current(struct wb_space *space);
+bool	 wb_resolve(struct wb_space *space, u_long address, bool write,
+	    u_long *pfn, bool *writable, bool *uncached);
 void	 wb_release_page(u_long pfn, bool dirty);
 void	 wb_share_with_children(u_long start, u_long size);
-bool	 wb_read(struct vmspace *space, void *to, u_long from, size_t size);
-bool	 wb_write(struct vmspace *space, u_long to, const void *from,
+bool	 wb_read(struct wb_space *space, void *to, u_long from, size_t size);
+bool	 wb_write(struct wb_space *space, u_long to, const void *from,
 	    size_t size);
-bool	 wb_exchange(struct vmspace *space, u_long at, size_t size,
+bool	 wb_exchange(struct wb_space *space, u_long at, size_t size,
 	    uint64_t *old, uint64_t new);
 bool	 wb_copy_in(void *to, u_long from, size_t size);
 bool	 wb_copy_out(u_long to, const void *from, size_t size);

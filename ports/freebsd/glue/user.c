@@ -2,8 +2,12 @@
 /* User memory: pages behind addresses, and bytes. */
 #include <sys/param.h>
 #include <sys/systm.h>
+#include <sys/kernel.h>
 #include <sys/lock.h>
 #include <sys/proc.h>
+#include <sys/queue.h>
+#include <sys/resourcevar.h>
+#include <sys/sx.h>
 
 #include <vm/vm.h>
 #include <vm/vm_param.h>
@@ -14,29 +18,87 @@
 
 #include "glue.h"
 
-/* Held, it is not used for another process, nor after exec for this one. */
-struct vmspace *
+/*
+ * The memory of a process, and how many pages of it VMs may pin. The vmspace is
+ * held: so it is not used for another process, nor after exec for this one.
+ */
+struct wb_space {
+	SLIST_ENTRY(wb_space) next;
+	struct vmspace *vm;
+	u_int users;
+	u_long pages;
+};
+
+static SLIST_HEAD(, wb_space) spaces = SLIST_HEAD_INITIALIZER(spaces);
+static struct sx spaces_lock;
+SX_SYSINIT(waterbear_spaces, &spaces_lock, "waterbear spaces");
+
+struct wb_space *
 wb_space_hold(void)
 {
-	return (vmspace_acquire_ref(curproc));
+	struct vmspace *vm = vmspace_acquire_ref(curproc);
+	struct wb_space *space;
+
+	if (vm == NULL)
+		return (NULL);
+	sx_xlock(&spaces_lock);
+	SLIST_FOREACH(space, &spaces, next)
+		if (space->vm == vm)
+			break;
+	if (space == NULL) {
+		space = wb_alloc(sizeof(*space), sizeof(void *));
+		space->vm = vmspace_acquire_ref(curproc);
+		SLIST_INSERT_HEAD(&spaces, space, next);
+	}
+	space->users++;
+	sx_xunlock(&spaces_lock);
+	vmspace_free(vm);
+	return (space);
 }
 
 void
-wb_space_drop(struct vmspace *space)
+wb_space_drop(struct wb_space *space)
 {
-	vmspace_free(space);
+	sx_xlock(&spaces_lock);
+	if (--space->users != 0)
+		space = NULL;
+	else
+		SLIST_REMOVE(&spaces, space, wb_space, next);
+	sx_xunlock(&spaces_lock);
+	if (space != NULL) {
+		vmspace_free(space->vm);
+		wb_free(space);
+	}
+}
+
+/* As mlock(2) counts. */
+bool
+wb_space_charge(struct wb_space *space, u_long old, u_long new)
+{
+	u_long most = atop(lim_cur(curthread, RLIMIT_MEMLOCK));
+	u_long others;
+	bool fits;
+
+	sx_xlock(&spaces_lock);
+	others = space->pages - old;
+	fits = new <= old || (new <= most && others +
+	    pmap_wired_count(vmspace_pmap(space->vm)) <= most - new);
+	if (fits)
+		space->pages = others + new;
+	sx_xunlock(&spaces_lock);
+	return (fits);
 }
 
 bool
-wb_space_is_current(struct vmspace *space)
+wb_space_is_current(struct wb_space *space)
 {
-	return (curproc->p_vmspace == space);
+	return (curproc->p_vmspace == space->vm);
 }
 
 static bool
-hold(struct vmspace *space, u_long address, vm_prot_t access, vm_page_t *page)
+hold(struct wb_space *space, u_long address, vm_prot_t access, vm_page_t *page)
 {
-	return (vm_fault_quick_hold_pages(&space->vm_map, trunc_page(address),
+	return (vm_fault_quick_hold_pages(&space->vm->vm_map, trunc_page(address),
 	    PAGE_SIZE, access, page, 1) == 1);
 }
 
@@ -45,8 +107,8 @@ hold(struct vmspace *space, u_long address, vm_prot_t access, vm_page_t *page)
  * one that it reads. So that happens now, where the owner may write.
  */
 bool
-wb_resolve(struct vmspace *space, u_long address, bool write, u_long *pfn,
-    bool *writable)
+wb_resolve(struct wb_space *space, u_long address, bool write, u_long *pfn,
+    bool *writable, bool *uncached)
 {
 	vm_page_t page;
 
@@ -56,6 +118,7 @@ wb_resolve(struct vmspace *space, u_long address, bool write, u_long *pfn,
 	if (!*writable && (write || !hold(space, address, VM_PROT_READ, &page)))
 		return (false);
 	*pfn = atop(VM_PAGE_TO_PHYS(page));
+	*uncached = pmap_page_get_memattr(page) != VM_MEMATTR_WRITE_BACK;
 	return (true);
 }
 
@@ -99,7 +162,7 @@ wb_copy_out(u_long to, const void *from, size_t size)
 	((size) == sizeof(type) && (at) % sizeof(type) == 0)
 
 bool
-wb_read(struct vmspace *space, void *to, u_long from, size_t size)
+wb_read(struct wb_space *space, void *to, u_long from, size_t size)
 {
 	const void *user = (const void *)from;
 	int half;
@@ -119,7 +182,7 @@ wb_read(struct vmspace *space, void *to, u_long from, size_t size)
 }
 
 bool
-wb_write(struct vmspace *space, u_long to, const void *from, size_t size)
+wb_write(struct wb_space *space, u_long to, const void *from, size_t size)
 {
 	void *user = (void *)to;
 
@@ -182,7 +245,7 @@ exchange_within_int(u_long at, size_t size, uint64_t *old, uint64_t new)
 }
 
 bool
-wb_exchange(struct vmspace *space, u_long at, size_t size, uint64_t *old,
+wb_exchange(struct wb_space *space, u_long at, size_t size, uint64_t *old,
     uint64_t new)
 {
 	if (!wb_space_is_current(space))

@@ -10,14 +10,13 @@
 //! The kernel gives a descriptor's handle back with its last reference, however
 //! its owner died. It does not hold the module for a descriptor of ours: the
 //! token makes unloading fail.
+mod region;
 mod vcpu;
 
 use core::ffi::{c_int, c_ulong, c_void};
-use core::mem::offset_of;
 
 use waterbear_core::Error;
-use waterbear_core::abi::kvm::{self, kvm_userspace_memory_region};
-use waterbear_core::abi::{Caller, Failure, Reply, VmFile, system};
+use waterbear_core::abi::{Caller, Failure, Reply, VmFile, kvm, system};
 use waterbear_core::mem::{Box, Heap, Shared, boxed};
 use waterbear_core::registry::VmToken;
 use waterbear_core::tdp::DirtyTracking;
@@ -26,6 +25,7 @@ use crate::commands::decoded;
 use crate::errno;
 use crate::glue::{self, FileStruct, Kind, Number, Signals};
 use crate::host::FreeBsd;
+use crate::host::lock::Mutex;
 use crate::host::user::Space;
 use crate::machine;
 
@@ -61,9 +61,14 @@ impl Caller for Process {
 /// Unloading is refused as long as there is one.
 type Token = VmToken<'static, 'static, FreeBsd>;
 
+/// The rank of `regions` in the lock order: before any lock of the VM's.
+const REGIONS: u32 = 42;
+
 /// A VM and what keeps it running. Dropped in the order of the fields.
 struct OwnedVm {
     file: VmFile<FreeBsd>,
+    /// Held while slots change.
+    regions: Mutex,
     _token: Token,
 }
 
@@ -141,6 +146,7 @@ fn new_vm() -> Result<Number, Failure> {
     let space = Space::of_caller().map_err(Error::from)?;
     let owned = OwnedVm {
         file: VmFile::new(&FreeBsd, space, format, DirtyTracking::WriteProtect)?,
+        regions: Mutex::of_rank(REGIONS).map_err(Error::from)?,
         _token: token,
     };
     let handle: Handle = Shared::new(&FreeBsd, owned)?;
@@ -168,36 +174,16 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     if !handle.file.vm().user().is_callers() {
         return returned(Err(Error::Dead.into()));
     }
-    let command = decoded(command);
-    returned(match handle.file.command(&Process, command, argument) {
-        Ok(Reply::Value(value)) => {
-            if command == kvm::KVM_SET_USER_MEMORY_REGION {
-                share_with_children(argument);
-            }
-            Ok(value.into())
-        }
+    let answer = match decoded(command) {
+        kvm::KVM_SET_USER_MEMORY_REGION => region::set(handle, argument),
+        command => handle.file.command(&Process, command, argument),
+    };
+    returned(match answer {
+        Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(Reply::NewVcpu(index)) => vcpu::make(handle, index),
         Ok(Reply::NewVm) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })
-}
-
-/// Memory that became a guest's is shared with child processes from now on:
-/// copied when one of them writes to it, it would be the guest's no longer.
-/// `region` is where the caller has described it. Should it have changed since,
-/// it is the caller's own memory all the same.
-fn share_with_children(region: u64) {
-    let word = |offset: usize| {
-        let mut bytes = [0; 8];
-        let address = region.wrapping_add(offset as u64);
-        let copied = Process.copy_in(address, &mut bytes);
-        copied.map(|()| u64::from_le_bytes(bytes))
-    };
-    let start = word(offset_of!(kvm_userspace_memory_region, userspace_addr));
-    let size = word(offset_of!(kvm_userspace_memory_region, memory_size));
-    if let (Ok(start), Ok(size)) = (start, size) {
-        glue::wb_share_with_children(start, size);
-    }
 }
 
 /// The last reference to a VM's descriptor is gone.

@@ -23,8 +23,8 @@ opaque! {
     QueueStruct
     /// `struct wb_fpu`.
     FpuStruct
-    /// `struct vmspace`.
-    VmSpace
+    /// `struct wb_space`.
+    SpaceStruct
     /// `struct file`.
     FileStruct
 }
@@ -45,6 +45,7 @@ pub struct Signals([u32; 4]);
 
 unsafe extern "C" {
     pub static wb_direct_map: c_ulong;
+    pub static tsc_freq: u64;
     pub safe fn wb_alloc_pages(count: c_ulong) -> *mut u8;
     pub fn wb_free_pages(pages: *mut u8, count: c_ulong);
     pub fn wb_free_page_deferred(page: *mut u8);
@@ -107,22 +108,24 @@ unsafe extern "C" {
     pub fn wb_fpu_read(fpu: *mut FpuStruct, into: *mut u8, size: usize) -> bool;
     pub fn wb_fpu_write(fpu: *mut FpuStruct, from: *const u8, size: usize) -> bool;
 
-    pub safe fn wb_space_hold() -> *mut VmSpace;
-    pub fn wb_space_drop(space: *mut VmSpace);
-    pub safe fn wb_space_is_current(space: *mut VmSpace) -> bool;
+    pub safe fn wb_space_hold() -> *mut SpaceStruct;
+    pub fn wb_space_drop(space: *mut SpaceStruct);
+    pub fn wb_space_charge(space: *mut SpaceStruct, old: c_ulong, new: c_ulong) -> bool;
+    pub safe fn wb_space_is_current(space: *mut SpaceStruct) -> bool;
     pub fn wb_resolve(
-        space: *mut VmSpace,
+        space: *mut SpaceStruct,
         address: c_ulong,
         write: bool,
         pfn: *mut c_ulong,
         writable: *mut bool,
+        uncached: *mut bool,
     ) -> bool;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub safe fn wb_share_with_children(start: c_ulong, size: c_ulong);
-    pub fn wb_read(space: *mut VmSpace, to: *mut u8, from: c_ulong, size: usize) -> bool;
-    pub fn wb_write(space: *mut VmSpace, to: c_ulong, from: *const u8, size: usize) -> bool;
+    pub fn wb_read(space: *mut SpaceStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
+    pub fn wb_write(space: *mut SpaceStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
-        space: *mut VmSpace,
+        space: *mut SpaceStruct,
         at: c_ulong,
         size: usize,
         old: *mut u64,

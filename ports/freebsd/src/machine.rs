@@ -5,39 +5,23 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use waterbear_core::Error;
 use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_core::registry::Registry;
-use waterbear_core::vendor::Hardware;
+use waterbear_core::vendor::{Either, Hardware};
 use waterbear_svm::svm::Svm;
 use waterbear_vmx::vmx::Vmx;
 
 use crate::glue;
 use crate::host::FreeBsd;
 
-/// The vendor whose CPU this is.
-pub enum Vendor {
-    /// AMD.
-    Svm(Svm<FreeBsd>),
-    /// Intel.
-    Vmx(Vmx<FreeBsd>),
-}
+/// The vendor whose CPU this is: AMD or Intel.
+pub type Vendor = Either<Svm<FreeBsd>, Vmx<FreeBsd>>;
 
-impl Vendor {
-    /// Both look; at most one of them finds its CPU. The log says why a CPU is
-    /// refused.
-    fn find() -> Result<Self, Error> {
-        let cpus = glue::wb_cpu_count();
-        match Svm::new(&FreeBsd, cpus) {
-            Ok(svm) => Ok(Vendor::Svm(svm)),
-            Err(Error::NotSupported) => Ok(Vendor::Vmx(Vmx::new(&FreeBsd, cpus)?)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// As hardware that can be switched on and off.
-    pub fn hardware(&self) -> &dyn Hardware {
-        match self {
-            Vendor::Svm(svm) => svm,
-            Vendor::Vmx(vmx) => vmx,
-        }
+/// Both look; at most one of them finds its CPU. The log says why a CPU is refused.
+fn find() -> Result<Vendor, Error> {
+    let cpus = glue::wb_cpu_count();
+    match Svm::new(&FreeBsd, cpus) {
+        Ok(svm) => Ok(Either::A(svm)),
+        Err(Error::NotSupported) => Ok(Either::B(Vmx::new(&FreeBsd, cpus)?)),
+        Err(error) => Err(error),
     }
 }
 
@@ -64,7 +48,7 @@ static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(ptr::null_mut());
 ///
 /// [`Error::NotSupported`] when no vendor finds its CPU, [`Error::NoMemory`].
 pub fn make() -> Result<(), Error> {
-    let vendor = boxed(&FreeBsd, Vendor::find()?)?;
+    let vendor = boxed(&FreeBsd, find()?)?;
     // SAFETY: the box is dropped after whoever refers to it (the invariant),
     // and its content does not move.
     let lent: &'static Vendor = unsafe { &*ptr::from_ref(&*vendor) };

@@ -1,16 +1,14 @@
 //! A vCPU's descriptor.
 use core::ffi::{c_ulong, c_void};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use waterbear_core::Error;
 use waterbear_core::abi::area::AREA_SIZE;
-use waterbear_core::abi::{Answer, Failure, Reply, RunArea, VcpuFile};
+use waterbear_core::abi::{Failure, Reply, RunArea, VcpuFile};
 use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{AllocError, Memory, Pfn};
-use waterbear_svm::svm::Svm;
-use waterbear_vmx::vmx::Vmx;
 
 use super::{Handle, Process, Promise, Token, returned};
 use crate::commands::decoded;
@@ -28,28 +26,18 @@ impl SharedPages {
     fn new() -> Result<Self, AllocError> {
         Ok(Self(FreeBsd.alloc_pages(PAGES)?))
     }
-
-    /// The bytes. The owner uses them at the same time.
-    fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: this value's until it is dropped.
-        let start: NonNull<u8> = unsafe { FreeBsd.pages(self.0) };
-        // SAFETY: so many initialised bytes, which the kernel uses as atomics
-        // only.
-        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), AREA_SIZE) }
-    }
 }
 
 impl RunArea for SharedPages {
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        for (to, from) in into.iter_mut().zip(self.bytes().iter().skip(offset)) {
-            *to = from.load(Ordering::Relaxed);
-        }
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        for (to, from) in self.bytes().iter().skip(offset).zip(bytes) {
-            to.store(*from, Ordering::Relaxed);
-        }
+    /// The owner uses them at the same time.
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: this value's until it is dropped.
+        let start: NonNull<u8> = unsafe { FreeBsd.pages(self.0) };
+        let count = AREA_SIZE / size_of::<AtomicU64>();
+        // SAFETY: so many initialised words at the beginning of a page, which
+        // the kernel uses as atomics only.
+        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), count) }
     }
 }
 
@@ -61,15 +49,9 @@ impl Drop for SharedPages {
     }
 }
 
-/// A vCPU on the vendor that there is.
-enum AnyVcpu {
-    Svm(VcpuFile<FreeBsd, Svm<FreeBsd>, SharedPages>),
-    Vmx(VcpuFile<FreeBsd, Vmx<FreeBsd>, SharedPages>),
-}
-
 /// A vCPU, and the VM that it keeps.
 struct OwnedVcpu {
-    vcpu: AnyVcpu,
+    vcpu: VcpuFile<FreeBsd, Vendor, SharedPages>,
     vm: Handle,
 }
 
@@ -78,13 +60,9 @@ struct OwnedVcpu {
 pub fn make(vm: &Handle, index: u32) -> Result<Number, Failure> {
     let machine = machine::get().ok_or(Error::NotFound)?;
     let pages = SharedPages::new().map_err(Error::from)?;
-    let (file, host) = (&vm.file, &machine::cpuid);
-    let vcpu = match &*machine.vendor {
-        Vendor::Svm(svm) => AnyVcpu::Svm(VcpuFile::new(file, svm, host, index, pages)?),
-        Vendor::Vmx(vmx) => AnyVcpu::Vmx(VcpuFile::new(file, vmx, host, index, pages)?),
-    };
+    let file = &vm.file;
     let owned = OwnedVcpu {
-        vcpu,
+        vcpu: VcpuFile::new(file, &*machine.vendor, &machine::cpuid, index, pages)?,
         vm: vm.clone(),
     };
     let owned = boxed(&FreeBsd, owned)?;
@@ -132,16 +110,9 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     let Some(machine) = machine::get() else {
         return returned(Err(Error::Dead.into()));
     };
+    let vendor = &*machine.vendor;
     let command = decoded(command);
-    let answer: Answer = match (&owned.vcpu, &*machine.vendor) {
-        (AnyVcpu::Svm(vcpu), Vendor::Svm(svm)) => {
-            vcpu.command(vm, svm, &Process, command, argument)
-        }
-        (AnyVcpu::Vmx(vcpu), Vendor::Vmx(vmx)) => {
-            vcpu.command(vm, vmx, &Process, command, argument)
-        }
-        _ => Err(Error::Dead.into()),
-    };
+    let answer = owned.vcpu.command(vm, vendor, &Process, command, argument);
     returned(match answer {
         Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(_) => Err(Failure::Unknown),
@@ -159,12 +130,8 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
 unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_ulong {
     // SAFETY: as the caller promises.
     let owned = unsafe { opened(vcpu) };
-    let area = match &owned.vcpu {
-        AnyVcpu::Svm(vcpu) => vcpu.area(),
-        AnyVcpu::Vmx(vcpu) => vcpu.area(),
-    };
     match page.checked_sub(PAGES as u64) {
-        None => area.0.add(page).0,
+        None => owned.vcpu.area().0.add(page).0,
         Some(0) => owned.vm.file.vm().bus().page().0,
         Some(_) => 0,
     }

@@ -120,6 +120,13 @@ unsafe impl Cpu for FreeBsd {
         unsafe { core::arch::x86_64::_rdtsc() }
     }
 
+    /// `tsc_freq`.
+    fn tsc_khz(&self) -> u32 {
+        // SAFETY: the kernel found it out before it loads modules.
+        let hertz = unsafe { glue::tsc_freq };
+        u32::try_from(hertz / 1000).unwrap_or(0)
+    }
+
     /// `ltr`.
     fn task_register_was_cut(&self) {
         glue::wb_task_register_was_cut();

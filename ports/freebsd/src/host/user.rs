@@ -1,16 +1,17 @@
 //! Memory of the process that owns a VM. The kernel does not tell of its
 //! changes, so the guest's pages are pinned while the guest can reach them.
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use waterbear_hal::{
     AllocError, BellError, HostPage, Hva, Level, NoBell, Pfn, ResolveError, User, Width,
 };
 
 use super::{FreeBsd, allocated};
-use crate::glue::{self, VmSpace};
+use crate::glue::{self, SpaceStruct};
 
-/// A `struct vmspace`, held.
-pub struct Space(NonNull<VmSpace>);
+/// The memory of a process, held, and how many pages of it a VM may pin.
+pub struct Space(NonNull<SpaceStruct>, AtomicU64);
 
 // SAFETY: the kernel's structure is made to be shared.
 unsafe impl Send for Space {}
@@ -20,7 +21,8 @@ unsafe impl Sync for Space {}
 impl Space {
     /// That of the calling process.
     pub fn of_caller() -> Result<Self, AllocError> {
-        Ok(Self(allocated(glue::wb_space_hold())?))
+        let space = allocated(glue::wb_space_hold())?;
+        Ok(Self(space, AtomicU64::new(0)))
     }
 
     /// Whether it is that of the calling process.
@@ -29,8 +31,24 @@ impl Space {
     }
 }
 
+impl Space {
+    /// Makes the number of pages that the VM may pin another one. Says whether the limit of the
+    /// calling process lets it. One at a time.
+    pub fn charge(&self, pages: u64) -> bool {
+        // Relaxed: the caller has a lock.
+        let before = self.1.load(Ordering::Relaxed);
+        // SAFETY: held; so many have been charged.
+        let fits = unsafe { glue::wb_space_charge(self.0.as_ptr(), before, pages) };
+        if fits {
+            self.1.store(pages, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
 impl Drop for Space {
     fn drop(&mut self) {
+        self.charge(0);
         // SAFETY: pairs with the hold in `of_caller`.
         unsafe { glue::wb_space_drop(self.0.as_ptr()) }
     }
@@ -44,7 +62,7 @@ impl User for FreeBsd {
     /// `vm_fault_quick_hold_pages`. A page of a large mapping could go while
     /// another one is held, so every page is on its own.
     fn resolve(&self, space: &Space, hva: Hva, write: bool) -> Result<HostPage, ResolveError> {
-        let (mut pfn, mut writable) = (0, false);
+        let (mut pfn, mut writable, mut uncached) = (0, false, false);
         // SAFETY: the structure is held; the results are ours.
         accessed(unsafe {
             glue::wb_resolve(
@@ -53,11 +71,13 @@ impl User for FreeBsd {
                 write,
                 &raw mut pfn,
                 &raw mut writable,
+                &raw mut uncached,
             )
         })?;
         Ok(HostPage {
             pfn: Pfn(pfn),
             writable,
+            uncached,
             level: Level::L1,
         })
     }

@@ -33,6 +33,22 @@ pub struct Section {
     info: usize,
 }
 
+#[cfg(test)]
+impl Section {
+    /// One of zeros.
+    pub fn new(name: &str, flags: u64, size: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            flags,
+            size,
+            bytes: vec![0; size as usize],
+            kind: 1,
+            link: 0,
+            info: 0,
+        }
+    }
+}
+
 /// A symbol.
 pub struct Symbol {
     pub name: String,

@@ -181,3 +181,59 @@ fn protection(object: &Object) -> Vec<String> {
     let faulty = object.sections.iter().filter(|it| it.flags & both == both);
     faulty.map(|it| it.name.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::freebsd::object::{Relocation, Section, Symbol};
+
+    fn object() -> Object {
+        let symbol = |name: &str| Symbol {
+            name: name.to_owned(),
+            section: 0,
+            value: 0,
+        };
+        Object {
+            sections: vec![Section::new(".text", ALLOC | EXECUTE, PAGE)],
+            symbols: vec![symbol("printf"), symbol("panic")],
+            relocations: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn symbols_and_their_list_must_agree() {
+        let listed = "# a remark\nprintf sys/systm.h any\npanic sys/systm.h any\n";
+        let faults = |imports: &str| symbols(&object(), imports).len();
+        assert_eq!(faults(listed), 0);
+        assert_eq!(faults(&listed.replace("panic", "# panic")), 1);
+        assert_eq!(faults(&format!("{listed}malloc sys/malloc.h sleep")), 1);
+        assert_eq!(faults(&format!("{listed}malloc")), 1);
+    }
+
+    #[test]
+    fn relocations_by_way_of_a_table_of_offsets_are_refused() {
+        const GOTPCREL: u32 = 9;
+        let mut object = object();
+        object.relocations.push(Relocation {
+            section: 0,
+            offset: 0,
+            kind: GOTPCREL,
+            symbol: 0,
+            addend: 0,
+        });
+        assert_eq!(relocations(&object).len(), 1);
+    }
+
+    #[test]
+    fn code_that_can_be_written_or_is_not_padded_is_refused() {
+        let mut object = object();
+        assert_eq!(protection(&object).len(), 0);
+        assert_eq!(padding(&object), [".rodata"]);
+        object.sections = vec![
+            Section::new(".text", ALLOC | EXECUTE | WRITE, PAGE + 1),
+            Section::new(".rodata", ALLOC, PAGE),
+        ];
+        assert_eq!(protection(&object), [".text"]);
+        assert_eq!(padding(&object), [".text"]);
+    }
+}
