@@ -12,12 +12,14 @@
 //! - [`request`], [`vcpu`]: what a vCPU is asked to do, and how it is reached.
 //! - [`arch`]: the guest's CPU in words that both vendors share.
 //! - [`bus`]: writes to devices that the kernel takes for its owner.
+//! - [`clock`]: the clock that a guest reads from its memory.
 //! - [`run`]: the loop that runs a vCPU, and what is done about each exit.
 //! - [`emulate`]: instructions that the CPU leaves to the host.
 //! - [`exit`], [`regs`]: why a vCPU left the guest, and what it left.
 //! - [`host_state`]: what of the host's a guest can change.
 //! - [`vendor`], [`registry`], [`hardware`]: which CPU vendor's part runs, and
 //!   on which CPUs its extension is switched on.
+//! - [`stats`]: what is counted.
 //! - [`abi`]: the ioctl interface to user space.
 //!
 //! What each of them guarantees stands in [`rules`], by number; the order in
@@ -40,6 +42,7 @@
 pub mod abi;
 pub mod arch;
 pub mod bus;
+pub mod clock;
 pub mod emulate;
 pub mod error;
 pub mod exit;
@@ -59,6 +62,7 @@ pub mod regs;
 pub mod request;
 pub mod run;
 pub mod spte;
+pub mod stats;
 pub mod tdp;
 pub mod vcpu;
 pub mod vendor;

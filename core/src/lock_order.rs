@@ -12,6 +12,7 @@
 //! | 43 | [`VCPU`] | mutex | a vCPU's state; one thread runs it at a time | yes | nothing |
 //! | 44 | [`BUS`] | mutex | which writes to devices the kernel takes | yes | nothing |
 //! | 45 | [`TRACKERS`] | mutex | which outside users see the guest's writes | yes | nothing |
+//! | 46 | [`CLOCK`] | mutex | whether the vCPUs' time-stamp counters agree | yes | a vCPU's |
 //! | 48 | [`WRITE_LOG`] | mutex | the page of writes that wait for the owner | yes | a vCPU's, a bus read section |
 //! | 50 | [`SLOTS`] | mutex | whole updates of memory slots | yes | trackers |
 //! | 55 | what an outside user's callbacks take | the user's | what it knows of guest memory | yes | slots, a tracker read section |
@@ -53,6 +54,10 @@ class! {
 class! {
     /// Serialises changes of what the bus takes.
     BUS, "bus_lock", 44, Sleeping
+}
+class! {
+    /// Whether the vCPUs' time-stamp counters agree.
+    CLOCK, "clock_lock", 46, Sleeping
 }
 class! {
     /// One vCPU at a time appends to the page of writes that wait.

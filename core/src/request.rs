@@ -50,14 +50,18 @@ impl Request {
     /// Leave guest mode once; nothing is to be done outside.
     pub const OUTSIDE_GUEST_MODE: Request = Request::new(5, RequestFlags::all());
 
+    /// The guest's clock was set: write the record of it anew. A sleeping vCPU does not look at it.
+    pub const CLOCK: Request = Request::new(6, RequestFlags::NO_WAKEUP);
+
     /// The requests that have a bit, in the order in which a vCPU takes them
     /// up: a new root comes before the flush that it may call for anyway.
-    pub const ALL: [Request; 5] = [
+    pub const ALL: [Request; 6] = [
         Request::VM_DEAD,
         Request::MMU_RELOAD,
         Request::TLB_FLUSH,
         Request::EVENT,
         Request::UNBLOCK,
+        Request::CLOCK,
     ];
 
     const fn new(number: u8, flags: RequestFlags) -> Self {

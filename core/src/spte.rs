@@ -131,7 +131,8 @@ pub struct FormatBits {
     pub always: u64,
     /// Marks a leaf above the lowest level.
     pub large: u64,
-    /// Set in every leaf: the memory type.
+    /// Set in every leaf of what the host caches: the memory type. Without
+    /// these bits the type is "uncacheable", or the CPU finds it elsewhere.
     pub memory_type: u64,
     /// Hardware sets it on access; 0 where it does not.
     pub accessed: u64,
@@ -169,6 +170,8 @@ pub struct LeafRights {
     /// The access that is being served is a write, so the page counts as
     /// dirty at once.
     pub dirty: bool,
+    /// The page is reached past the caches.
+    pub uncached: bool,
 }
 
 impl EntryFormat {
@@ -261,13 +264,11 @@ impl EntryFormat {
     /// Accessed from the start, because it is made for an access.
     pub const fn leaf(&self, pfn: Pfn, level: Level, rights: LeafRights) -> Spte {
         let b = &self.bits;
-        let mut bits = PRESENT
-            | b.read
-            | b.exec
-            | b.always
-            | b.memory_type
-            | b.accessed
-            | (pfn.hpa().0 & b.address);
+        let mut bits =
+            PRESENT | b.read | b.exec | b.always | b.accessed | (pfn.hpa().0 & b.address);
+        if !rights.uncached {
+            bits |= b.memory_type;
+        }
         if level as u8 > Level::L1 as u8 {
             bits |= b.large;
         }

@@ -13,7 +13,9 @@ use waterbear_hal::{CpuId, Pfn};
 pub use either::Either;
 
 use crate::Error;
-use crate::arch::{Event, Segment, SegmentName, Shadow, TableName, TableRegister};
+use crate::arch::{
+    Attributes, Cr4, Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister,
+};
 use crate::exit::Exit;
 use crate::regs::{Regs, Switched};
 use crate::spte::EntryFormat;
@@ -169,6 +171,18 @@ pub trait Vendor: Hardware {
     /// A control register as the guest sees it.
     fn control(&self, vcpu: &mut Self::Vcpu, name: Control) -> u64;
 
+    /// What decides where the guest's code is, all at once.
+    fn code(&self, vcpu: &mut Self::Vcpu) -> Code {
+        let cs = self.segment(vcpu, SegmentName::Cs).attributes;
+        Code {
+            cr3: self.control(vcpu, Control::Cr3),
+            cr4: Cr4::from_bits_retain(self.control(vcpu, Control::Cr4)),
+            efer: Efer::from_bits_retain(self.control(vcpu, Control::Efer)),
+            long: cs.contains(Attributes::LONG),
+            user: self.cpl(vcpu) == 3,
+        }
+    }
+
     /// Sets a control register. Bits that hardware needs otherwise are the vendor's business. The
     /// core has checked the value and flushes the TLB where that is due.
     fn set_control(&self, vcpu: &mut Self::Vcpu, name: Control, value: u64);
@@ -202,6 +216,21 @@ pub trait Vendor: Hardware {
     /// Asks for [`Exit::InterruptWindow`] and [`Exit::NmiWindow`] as soon as the guest can take
     /// the one or the other; asked again before every entry.
     fn want_windows(&self, vcpu: &mut Self::Vcpu, interrupt: bool, nmi: bool);
+}
+
+/// What decides where a guest's code is, beside RIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Code {
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: Cr4,
+    /// EFER.
+    pub efer: Efer,
+    /// CS is for 64-bit code, if the CPU is in long mode.
+    pub long: bool,
+    /// The privilege level is 3.
+    pub user: bool,
 }
 
 /// A control register that the vendor holds.

@@ -1,7 +1,7 @@
 //! What an operating system must provide to host Waterbear.
 //!
 //! The hypervisor's core is written once and knows no operating system. It
-//! reaches its host through the seven small traits of this crate, and [`Hal`]
+//! reaches its host through the eight small traits of this crate, and [`Hal`]
 //! is their sum. A port implements them, mostly one kernel call per method;
 //! the mock host implements them for the tests.
 //!
@@ -13,6 +13,7 @@
 //! | [`Cpu`] | which CPU this is, interrupts, kicks, calls on CPUs, sleeping |
 //! | [`Fpu`] | keeping a guest's FPU state apart from the host's |
 //! | [`User`] | user addresses to page frames and to bytes, descriptors to bells |
+//! | [`Time`] | clocks |
 //! | [`Log`] | the kernel log |
 //!
 //! Every item says what it costs its caller: whether it may sleep, whether
@@ -32,6 +33,7 @@ pub mod log;
 pub mod memory;
 pub mod rcu;
 pub mod sync;
+pub mod time;
 pub mod user;
 
 pub use addr::{Gfn, Gpa, Hpa, Hva, Level, Pfn};
@@ -42,6 +44,7 @@ pub use lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
 pub use log::Log;
 pub use memory::{AllocError, Memory, PageTable};
 pub use rcu::{Rcu, RcuGuard, Srcu};
+pub use time::Time;
 pub use user::{HostPage, ResolveError, User, Width};
 
 /// How a function written in assembly returns: a host whose kernel has a mitigation in place of
@@ -70,7 +73,10 @@ macro_rules! return_instruction {
 /// zero. The mock's handle refers to one simulated machine, so that tests can
 /// run beside each other.
 pub trait Hal:
-    Memory + Rcu + Lock + Cpu + Fpu + User + Log + Clone + Send + Sync + 'static
+    Memory + Rcu + Lock + Cpu + Fpu + User + Time + Log + Clone + Send + Sync + 'static
 {
 }
-impl<T: Memory + Rcu + Lock + Cpu + Fpu + User + Log + Clone + Send + Sync + 'static> Hal for T {}
+impl<T: Memory + Rcu + Lock + Cpu + Fpu + User + Time + Log + Clone + Send + Sync + 'static> Hal
+    for T
+{
+}

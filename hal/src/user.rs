@@ -16,6 +16,9 @@ pub struct HostPage {
     /// Whether the host lets the owner write to the page now. May be true
     /// although only a read was asked for.
     pub writable: bool,
+    /// Whether it is a device's memory, or other memory that the owner reaches
+    /// past the caches: then the guest does too.
+    pub uncached: bool,
     /// The largest level at which host memory is contiguous around `pfn` with
     /// the same permissions, aligned alike in virtual and physical space.
     pub level: Level,
@@ -140,15 +143,16 @@ pub trait User {
         None
     }
 
-    /// As [`read`](User::read), of a little-endian word of 64 bits that is
-    /// there already, all in one page; at a multiple of eight it is one access.
-    /// Does not sleep; interrupts may be off. `None` when it takes `read`:
-    /// always on hosts that cannot.
+    /// As [`read`](User::read), of little-endian words of 64 bits that are
+    /// there already, each in one page; at a multiple of eight each is one
+    /// access. Says whether all were there, as many as both lists have. Does
+    /// not sleep; interrupts may be off. False when it takes `read`: always on
+    /// hosts that cannot.
     ///
     /// Linux: `unsafe_get_user` with page faults disabled. FreeBSD: `fueword64`
     /// with page faults disabled.
-    fn read_now(&self, _space: &Self::Space, _hva: Hva) -> Option<u64> {
-        None
+    fn read_now(&self, _space: &Self::Space, _places: &[Hva], _words: &mut [u64]) -> bool {
+        false
     }
 
     /// Gives back one reference that [`resolve`](User::resolve) took to the

@@ -347,6 +347,7 @@ impl<H: Hal> SvmVcpu<H> {
             // The guest has not run. Everything is as it was, and the event still waits; what the
             // block holds may not be the guest's.
             control.clean = Clean::empty();
+            self.soft = None;
             self.nmi.cancel();
             return Exit::Refused(why);
         }

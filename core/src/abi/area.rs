@@ -124,7 +124,7 @@ pub(super) struct State {
 /// Tells the owner the state, and why the vCPU came back unless the run failed.
 #[inline]
 pub(super) fn tell_state(area: &impl RunArea, reason: Option<u32>, state: &State) {
-    let reason = reason.map_or_else(|| load(area, place::REASON) as u32, |reason| reason);
+    let reason = reason.unwrap_or_else(|| load(area, place::REASON) as u32);
     let word = u64::from(reason)
         | u64::from(state.ready) << place::READY
         | u64::from(state.interrupts_on) << place::IF_FLAG;
@@ -188,6 +188,13 @@ pub(super) fn tell_leave<H: Hal, V: Vendor>(
 ) -> Told {
     let mut wanted = None;
     let mut details = [0; 3];
+    if *leave == Leave::Interrupted {
+        // There are no details.
+        return Told {
+            reason: kvm::KVM_EXIT_INTR,
+            wanted,
+        };
+    }
     let reason = match *leave {
         Leave::Io {
             port,

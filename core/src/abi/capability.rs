@@ -2,9 +2,10 @@
 use waterbear_hal::Hal;
 
 use super::fpu::AREA as XSAVE_SIZE;
-use super::kvm;
 use super::prefault::KVM_CAP_PRE_FAULT_MEMORY;
+use super::{clock, kvm};
 use crate::memslot::MAX_SLOTS;
+use crate::run::machine_check::MAX_BANKS;
 use crate::vcpu::MAX_VCPUS;
 
 /// The bits of the manual dirty log that work: bitmaps that begin with every
@@ -12,7 +13,7 @@ use crate::vcpu::MAX_VCPUS;
 pub(super) const MANUAL_LOG: u64 = 1;
 
 /// What CHECK_EXTENSION answers: 0 for what does not work, or is not known.
-pub fn value<H: Hal>(number: u64) -> u32 {
+pub fn value<H: Hal>(hal: &H, number: u64) -> u32 {
     let Ok(number) = u32::try_from(number) else {
         return 0;
     };
@@ -41,11 +42,16 @@ pub fn value<H: Hal>(number: u64) -> u32 {
         | kvm::KVM_CAP_GET_MSR_FEATURES
         | kvm::KVM_CAP_EXT_EMUL_CPUID
         | kvm::KVM_CAP_COALESCED_PIO
+        | kvm::KVM_CAP_CLOCKSOURCE
+        | kvm::KVM_CAP_KVMCLOCK_CTRL
+        | kvm::KVM_CAP_BINARY_STATS_FD
         | KVM_CAP_PRE_FAULT_MEMORY => 1,
+        kvm::KVM_CAP_MCE => MAX_BANKS as u32,
         kvm::KVM_CAP_XSAVE2 => XSAVE_SIZE as u32,
         kvm::KVM_CAP_IOEVENTFD
         | kvm::KVM_CAP_IOEVENTFD_NO_LENGTH
         | kvm::KVM_CAP_IOEVENTFD_ANY_LENGTH => H::HAS_BELLS.into(),
+        kvm::KVM_CAP_ADJUST_CLOCK => clock::flags(hal),
         // The answer is where the page is in what a vCPU's descriptor maps.
         kvm::KVM_CAP_COALESCED_MMIO => kvm::KVM_COALESCED_MMIO_PAGE_OFFSET,
         // There are no interrupt controllers here whose inputs could be routed, and the call says

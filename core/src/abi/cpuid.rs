@@ -6,8 +6,9 @@ use super::bytes::{self, Caller, field, set_field};
 use super::kvm::{self, kvm_cpuid_entry2};
 use super::vcpu::{Context, State};
 use super::{Answer, DONE, Failure};
+use crate::clock;
 use crate::mem::{Heap, Vec};
-use crate::run::cpuid::{self, CpuidEntry, HostCpuid, MAX_ENTRIES};
+use crate::run::cpuid::{self, CpuidEntry, HYPERVISOR, HostCpuid, MAX_ENTRIES};
 use crate::vendor::Vendor;
 
 const ENTRY: usize = size_of::<kvm_cpuid_entry2>();
@@ -71,7 +72,11 @@ pub(super) fn supported<H: Hal>(
     argument: u64,
 ) -> Answer {
     let mut entries = Vec::new_in(Heap(hal.clone()));
-    cpuid::supported(host, &mut |entry| {
+    cpuid::supported(host, &mut |mut entry| {
+        if entry.function == HYPERVISOR | 1 {
+            let [a, ..] = &mut entry.answer;
+            *a = clock::features(hal);
+        }
         entries.try_reserve(1)?;
         entries.push(entry);
         Ok(())

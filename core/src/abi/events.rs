@@ -1,4 +1,4 @@
-//! Events that wait, and debug registers, as the interface has them.
+//! Events that wait, reports of errors, and debug registers, as the interface has them.
 use core::mem::offset_of;
 
 use waterbear_hal::Hal;
@@ -10,6 +10,7 @@ use super::{Answer, DONE};
 use crate::Error;
 use crate::arch::{Event, Exception, Shadow};
 use crate::run::event::Events;
+use crate::run::machine_check::Report;
 use crate::vendor::Vendor;
 
 const EVENTS: usize = size_of::<kvm_vcpu_events>();
@@ -156,6 +157,24 @@ impl<H: Hal, V: Vendor> State<H, V> {
         }
         self.cpu.set_debug(context.vendor, 6, dr6)?;
         self.cpu.set_debug(context.vendor, 7, dr7)?;
+        DONE
+    }
+
+    /// Takes a report of an error: status, address, miscellaneous, global status, the bank's
+    /// number, and nothing.
+    pub(super) fn report_machine_check<C: Caller>(
+        &mut self,
+        context: &Context<'_, H, V, C>,
+    ) -> Answer {
+        let sent: [u8; 64] = bytes::structure(context.caller, context.argument)?;
+        let report = Report {
+            status: bytes::u64(&sent, 0),
+            address: bytes::u64(&sent, 8),
+            misc: bytes::u64(&sent, 16),
+            global: bytes::u64(&sent, 24),
+            bank: bytes::u8(&sent, 32),
+        };
+        self.cpu.report_machine_check(context.vendor, &report)?;
         DONE
     }
 }

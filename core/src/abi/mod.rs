@@ -11,8 +11,9 @@
 //! | [`capability`] | what the interface says of itself |
 //! | [`system`] | commands of the device node |
 //! | [`vm`] | commands of a VM's descriptor |
-//! | `log`, `devices` | the dirty log and the bus, as the interface has them |
+//! | `log`, `devices`, `clock` | the dirty log, the bus and the clock, as the interface has them |
 //! | [`vcpu`] | commands of a vCPU's descriptor |
+//! | [`stats`] | statistics, and the descriptor that tells them |
 //! | [`area`] | the memory that a vCPU's descriptor shares, and KVM_RUN's exits in it |
 //! | [`prefault`] | memory that is mapped before the guest asks |
 //! | `tsc` | the time-stamp counters of a VM's vCPUs |
@@ -24,6 +25,7 @@
 pub mod area;
 pub mod bytes;
 pub mod capability;
+mod clock;
 mod cpuid;
 mod devices;
 mod events;
@@ -40,6 +42,7 @@ mod log;
 mod msrs;
 pub mod prefault;
 mod registers;
+pub mod stats;
 pub mod system;
 mod tsc;
 pub mod vcpu;
@@ -47,6 +50,7 @@ pub mod vm;
 
 pub use area::RunArea;
 pub use bytes::Caller;
+pub use stats::StatsFile;
 pub use vcpu::VcpuFile;
 pub use vm::VmFile;
 
@@ -61,6 +65,8 @@ pub enum Reply {
     NewVm,
     /// A descriptor of a new vCPU with this index, which the port makes.
     NewVcpu(u32),
+    /// A descriptor of which statistics are read, which the port makes.
+    NewStats,
 }
 
 /// Why a command was not carried out.

@@ -16,10 +16,6 @@ const ENTRIES: u64 = 8;
 /// More than that at a time are refused.
 const MAX: u32 = 256;
 
-/// Where the guest would have a clock of the interface's own, by old numbers and new. There is none
-/// yet: owners that put everything back at reset may say that it is off, which it is.
-const CLOCKS: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
-
 /// The list of registers that owners save and restore.
 pub(super) fn list(caller: &impl Caller, argument: u64) -> Answer {
     list_out(caller, argument, MSRS.iter().copied())
@@ -89,9 +85,10 @@ fn read(
 impl<H: Hal, V: Vendor> State<H, V> {
     /// Reads registers until one does not exist; says how many were read.
     pub(super) fn get_msrs<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
+        let vm = context.vm.vm();
         read(context.caller, context.argument, &mut |number| {
             let value = self.cpu.msr(context.vendor, number).ok();
-            value.or_else(|| CLOCKS.contains(&number).then_some(0))
+            value.or_else(|| self.cpu.clock_msr(vm, number))
         })
     }
 
@@ -110,8 +107,10 @@ impl<H: Hal, V: Vendor> State<H, V> {
                 self.cpu.set_tsc_offset(vendor, offset);
                 continue;
             }
-            let off = CLOCKS.contains(&number) && value == 0;
-            if !off && self.cpu.set_msr(vendor, number, value).is_err() {
+            let vm = context.vm.vm();
+            if self.cpu.set_msr(vendor, number, value).is_err()
+                && self.cpu.set_clock_msr(vm, number, value).is_none()
+            {
                 return Ok(Reply::Value(done));
             }
         }

@@ -4,6 +4,7 @@ use waterbear_hal::Hal;
 use super::{Answer, Caller, Failure, Reply, capability, cpuid, kvm, msrs, no_argument};
 use crate::Error;
 use crate::run::cpuid::HostCpuid;
+use crate::run::machine_check;
 
 /// The size of what a vCPU's descriptor maps, in bytes: the two pages of its
 /// [`RunArea`](super::RunArea), and the page of the VM's in which
@@ -29,11 +30,15 @@ pub fn command<H: Hal>(
         kvm::KVM_GET_MSR_FEATURE_INDEX_LIST => msrs::feature_list(caller, argument),
         kvm::KVM_GET_MSRS => msrs::get_features(caller, argument),
         kvm::KVM_GET_EMULATED_CPUID => cpuid::emulated(caller, argument),
+        kvm::KVM_X86_GET_MCE_CAP_SUPPORTED => {
+            caller.copy_out(argument, &machine_check::OFFERED.to_le_bytes())?;
+            Ok(Reply::Value(0))
+        }
         kvm::KVM_GET_API_VERSION => {
             no_argument(argument)?;
             Ok(Reply::Value(kvm::KVM_API_VERSION))
         }
-        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value::<H>(argument))),
+        kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(hal, argument))),
         kvm::KVM_GET_VCPU_MMAP_SIZE => {
             no_argument(argument)?;
             Ok(Reply::Value(VCPU_MAP_SIZE))

@@ -4,14 +4,17 @@ use waterbear_hal::Hal;
 use super::area::{self, RunArea, Wanted};
 use super::bytes::{self, Caller, field};
 use super::prefault::KVM_PRE_FAULT_MEMORY;
+use super::stats::StatsFile;
 use super::vm::VmFile;
 use super::{Answer, DONE, Failure, Reply, kvm, no_argument, tsc};
 use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
+use crate::mem::Shared;
 use crate::run::cpuid::HostCpuid;
 use crate::run::{GuestCpu, Leave};
+use crate::stats::{Count, VcpuStats};
 use crate::vendor::Vendor;
 
 /// A vCPU behind a descriptor.
@@ -20,6 +23,8 @@ pub struct VcpuFile<H: Hal, V: Vendor, A> {
     index: u32,
     /// Shared with the owner.
     area: A,
+    /// `[a]` What is counted.
+    stats: Shared<VcpuStats, H>,
     /// One thread at a time.
     state: Mutex<H, State<H, V>>,
 }
@@ -59,6 +64,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     ) -> Result<Self, Error> {
         let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
         cpu.set_tsc_offset(vendor, vm.tsc.offset());
+        let stats = cpu.stats().clone();
         let state = State {
             cpu,
             wanted: None,
@@ -68,6 +74,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         Ok(Self {
             index,
             area,
+            stats,
             state: Mutex::new(&vm.hal, &VCPU, state)?,
         })
     }
@@ -75,6 +82,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     /// What is shared with the owner.
     pub fn area(&self) -> &A {
         &self.area
+    }
+
+    /// What its statistics are read from.
+    pub fn stats(&self) -> StatsFile<H> {
+        StatsFile::of_vcpu(self.index, self.stats.clone())
     }
 
     /// Carries out a command of a thread of the owner's. May sleep; no lock
@@ -97,6 +109,11 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             caller,
             argument,
         };
+        // While the vCPU runs, too.
+        if command == kvm::KVM_GET_STATS_FD {
+            no_argument(argument)?;
+            return Ok(Reply::NewStats);
+        }
         let mut state = self.state.lock_killable()?;
         // The most frequent by far.
         if command == kvm::KVM_RUN {
@@ -132,6 +149,13 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                 DONE
             }
             kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
+            kvm::KVM_KVMCLOCK_CTRL => {
+                if state.cpu.tell_stopped() {
+                    DONE
+                } else {
+                    Err(Error::Invalid.into())
+                }
+            }
             KVM_PRE_FAULT_MEMORY => state.prefault(&context),
             kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(state.tsc_khz)),
             kvm::KVM_SET_TSC_KHZ => {
@@ -144,6 +168,12 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
                     bytes::structure(caller, argument)?;
                 Err(Error::Invalid.into())
             }
+            kvm::KVM_X86_SETUP_MCE => {
+                let cap = u64::from_le_bytes(bytes::structure(caller, argument)?);
+                state.cpu.set_up_machine_checks(cap)?;
+                DONE
+            }
+            kvm::KVM_X86_SET_MCE => state.report_machine_check(&context),
             kvm::KVM_NMI => {
                 state.cpu.queue_nmi();
                 DONE
@@ -169,7 +199,6 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     fn run<C: Caller>(&self, context: &Context<'_, H, V, C>, state: &mut State<H, V>) -> Answer {
         no_argument(context.argument)?;
         let (vm, vendor) = (context.vm.vm(), context.vendor);
-        let vcpu = vm.vcpus().get(self.index).ok_or(Error::NotFound)?;
         let wish = area::wish(&self.area);
         let cpu = &mut state.cpu;
         cpu.set_cr8(wish.cr8)?;
@@ -178,11 +207,19 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         if let Some(wanted) = state.wanted.take() {
             area::take_answer(&self.area, wanted, cpu);
         }
-        let before = state.signals.map(|mask| context.caller.mask_signals(mask));
-        let result = cpu.run(vm, vcpu, vendor);
-        if let Some(before) = before {
-            context.caller.unmask_signals(before);
-        }
+        let result = match cpu.begin(vm, vendor) {
+            Ok(None) => {
+                let vcpu = vm.vcpus().get(self.index).ok_or(Error::NotFound)?;
+                let before = state.signals.map(|mask| context.caller.mask_signals(mask));
+                let result = cpu.go_on(vm, vcpu, vendor);
+                if let Some(before) = before {
+                    context.caller.unmask_signals(before);
+                }
+                result
+            }
+            Ok(Some(leave)) => Ok(leave),
+            Err(error) => Err(error),
+        };
         let mut reason = None;
         if let Ok(leave) = &result {
             let told = area::tell_leave(&self.area, leave, cpu);
@@ -197,7 +234,10 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         };
         area::tell_state(&self.area, reason, &told);
         match result? {
-            Leave::Interrupted => Err(Error::Interrupted.into()),
+            Leave::Interrupted => {
+                self.stats.add(Count::Signal);
+                Err(Error::Interrupted.into())
+            }
             _ => DONE,
         }
     }

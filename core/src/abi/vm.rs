@@ -4,8 +4,9 @@ use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes::{self, Caller, field};
+use super::stats::StatsFile;
 use super::tsc::VmTsc;
-use super::{Answer, DONE, Failure, Reply, capability, kvm};
+use super::{Answer, DONE, Failure, Reply, capability, kvm, no_argument};
 use crate::Error;
 use crate::memslot::Region;
 use crate::spte::EntryFormat;
@@ -55,6 +56,11 @@ impl<H: Hal> VmFile<H> {
         &self.vm
     }
 
+    /// What its statistics are read from.
+    pub fn stats(&self) -> StatsFile<H> {
+        StatsFile::of_vm()
+    }
+
     /// Puts a vCPU among the VM's: there is no way back. May sleep.
     ///
     /// # Errors
@@ -72,7 +78,7 @@ impl<H: Hal> VmFile<H> {
     /// As the interface says for each.
     pub fn command(&self, caller: &impl Caller, command: u32, argument: u64) -> Answer {
         match command {
-            kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value::<H>(argument))),
+            kvm::KVM_CHECK_EXTENSION => Ok(Reply::Value(capability::value(&self.hal, argument))),
             kvm::KVM_SET_USER_MEMORY_REGION => self.set_region(caller, argument),
             kvm::KVM_GET_DIRTY_LOG => self.get_dirty_log(caller, argument),
             kvm::KVM_CLEAR_DIRTY_LOG => self.clear_dirty_log(caller, argument),
@@ -92,6 +98,12 @@ impl<H: Hal> VmFile<H> {
             kvm::KVM_REGISTER_COALESCED_MMIO => self.add_zone(caller, argument),
             kvm::KVM_UNREGISTER_COALESCED_MMIO => self.remove_zones(caller, argument),
             kvm::KVM_IOEVENTFD if H::HAS_BELLS => self.listen(caller, argument),
+            kvm::KVM_GET_STATS_FD => {
+                no_argument(argument)?;
+                Ok(Reply::NewStats)
+            }
+            kvm::KVM_GET_CLOCK => self.get_clock(caller, argument),
+            kvm::KVM_SET_CLOCK => self.set_clock(caller, argument),
             kvm::KVM_CREATE_VCPU => self.may_create_vcpu(argument),
             _ => Err(Failure::Unknown),
         }

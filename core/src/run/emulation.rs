@@ -17,6 +17,7 @@ use crate::emulate::{
 };
 use crate::paging::{self, Access as Wanted, Failure, Kind, Mode, Registers};
 use crate::regs::Regs;
+use crate::stats::Count;
 use crate::vendor::Vendor;
 use crate::vm::{GuestTables, Vm};
 use crate::{Error, MemoryError};
@@ -71,6 +72,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor: &V,
         hint: Option<Hint>,
     ) -> Result<Step, Error> {
+        self.stats.add(Count::Emulation);
         // What was read or written is not an operand: an event was being delivered.
         if self.events.again.is_some() {
             return Ok(self.emulation_failed(&Code::default()));
@@ -162,11 +164,14 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.len = usize::from(size);
         self.put_data(&fragment.data);
         Step::Leave(match fragment.target {
-            Target::Memory(gpa) => Leave::Mmio {
-                gpa: Gpa(gpa),
-                size,
-                write,
-            },
+            Target::Memory(gpa) => {
+                self.stats.add(Count::Mmio);
+                Leave::Mmio {
+                    gpa: Gpa(gpa),
+                    size,
+                    write,
+                }
+            }
             Target::Port(port) => Leave::Io {
                 port,
                 size,

@@ -12,6 +12,7 @@ use crate::Error;
 use crate::arch::{Event, Exception, Rflags, Shadow};
 use crate::exit::Exit;
 use crate::regs::Regs;
+use crate::stats::Count;
 use crate::tdp::fast::Access;
 use crate::vendor::Vendor;
 use crate::vm::{Outcome, Vm};
@@ -87,33 +88,55 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     pub(super) fn handle(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
         match exit {
             Exit::Fault { gpa, access } => {
+                self.stats.add(Count::Fault);
                 let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
                 self.after_fault(vm, vendor, outcome, gpa, access)
             }
             Exit::Mmio { gpa, access } => {
+                self.stats.add(Count::MmioFault);
                 let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
                 self.after_fault(vm, vendor, outcome, gpa, access)
             }
             // The host takes it, and the next attempt sees what it left.
-            Exit::Interrupt => Ok(Step::Resume),
+            Exit::Interrupt => {
+                self.stats.add(Count::Interrupt);
+                Ok(Step::Resume)
+            }
             // Windows are asked for anew before each entry, and what waits is looked at there.
             Exit::InterruptWindow | Exit::NmiWindow => {
+                self.stats.add(Count::Window);
                 self.asked = true;
                 Ok(Step::Resume)
             }
             Exit::Forbidden => {
+                self.stats.add(Count::Other);
                 self.events.raise(Exception::invalid_opcode());
                 Ok(Step::Resume)
             }
-            Exit::Exception(exception) => self.reflect(vm, vendor, exception),
-            Exit::Shutdown => Ok(Step::Leave(Leave::Shutdown)),
-            Exit::Refused(code) => Ok(Step::Leave(Leave::EntryFailed(code))),
-            Exit::Unknown(code) => Ok(Step::Leave(Leave::Unknown(code))),
-            Exit::DirtyLogFull => Ok(Step::Leave(Leave::Unknown(u64::MAX))),
-            Exit::TaskSwitch { .. } => Ok(self.emulation_failed(&Default::default())),
-            Exit::Io(io) if io.string => self.emulate(vm, vendor, None),
+            Exit::Exception(exception) => {
+                self.stats.add(Count::Exception);
+                self.reflect(vm, vendor, exception)
+            }
+            Exit::Shutdown => Ok(self.leave(Leave::Shutdown)),
+            Exit::Refused(code) => Ok(self.leave(Leave::EntryFailed(code))),
+            Exit::Unknown(code) => Ok(self.leave(Leave::Unknown(code))),
+            Exit::DirtyLogFull => Ok(self.leave(Leave::Unknown(u64::MAX))),
+            Exit::TaskSwitch { .. } => {
+                self.stats.add(Count::Other);
+                Ok(self.emulation_failed(&Default::default()))
+            }
+            Exit::Io(io) if io.string => {
+                self.stats.add(Count::Io);
+                self.emulate(vm, vendor, None)
+            }
             _ => self.instruction_exit(vm, vendor, exit),
         }
+    }
+
+    /// The owner acts, who will hardly see this guest run again.
+    fn leave(&self, leave: Leave) -> Step {
+        self.stats.add(Count::Other);
+        Step::Leave(leave)
     }
 
     /// An instruction left the guest, and is finished here or by the owner.
@@ -126,6 +149,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let mut leave = None;
         let done = match exit {
             Exit::Cpuid => {
+                self.stats.add(Count::Cpuid);
                 let asked = Asked {
                     table: &self.cpuid,
                     features: &self.features,
@@ -134,25 +158,44 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 asked.execute(vendor, self.runner.state());
                 Ok(())
             }
-            Exit::ReadMsr => self.execute_rdmsr(vendor),
-            Exit::WriteMsr => self.execute_wrmsr(vendor),
-            Exit::Io(io) => return Ok(self.port(vm, vendor, io, length)),
+            Exit::ReadMsr => {
+                self.stats.add(Count::Msr);
+                self.execute_rdmsr(vm, vendor)
+            }
+            Exit::WriteMsr => {
+                self.stats.add(Count::Msr);
+                self.execute_wrmsr(vm, vendor)
+            }
+            Exit::Io(io) => {
+                self.stats.add(Count::Io);
+                return Ok(self.port(vm, vendor, io, length));
+            }
             Exit::Halt => {
+                self.stats.add(Count::Halt);
                 leave = Some(Leave::Halted);
                 self.privileged(vendor)
             }
             Exit::Pause => {
+                self.stats.add(Count::Other);
                 self.hal.yield_now();
                 Ok(())
             }
             // No device of the host's writes past the caches into this guest.
-            Exit::Invd | Exit::Wbinvd => self.privileged(vendor),
+            Exit::Invd | Exit::Wbinvd => {
+                self.stats.add(Count::Other);
+                self.privileged(vendor)
+            }
             Exit::Hypercall => {
+                self.stats.add(Count::Hypercall);
                 self.hypercall(vendor);
                 Ok(())
             }
-            Exit::SetXcr => self.set_extended_control(vendor),
+            Exit::SetXcr => {
+                self.stats.add(Count::Other);
+                self.set_extended_control(vendor)
+            }
             Exit::Control(control) => {
+                self.stats.add(Count::Register);
                 let before = self.cr8();
                 match self.control(vm, vendor, control) {
                     Ok(done) => {
@@ -164,11 +207,14 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     Err(why) => return self.without_instruction(why),
                 }
             }
-            Exit::Debug(debug) => match self.debug(vm, vendor, debug) {
-                Ok(done) => done,
-                Err(why) => return self.without_instruction(why),
-            },
-            _ => return Ok(Step::Leave(Leave::Unknown(u64::MAX))),
+            Exit::Debug(debug) => {
+                self.stats.add(Count::Register);
+                match self.debug(vm, vendor, debug) {
+                    Ok(done) => done,
+                    Err(why) => return self.without_instruction(why),
+                }
+            }
+            _ => return Ok(self.leave(Leave::Unknown(u64::MAX))),
         };
         match done {
             Ok(()) => {
@@ -190,19 +236,22 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    fn execute_rdmsr(&mut self, vendor: &V) -> Done {
+    fn execute_rdmsr(&mut self, vm: &Vm<H>, vendor: &V) -> Done {
         self.privileged(vendor)?;
         let index = vendor.regs(self.runner.state()).ecx();
-        let value = self.read_msr(vendor, index, By::Guest).ok_or(GP)?;
+        let value = self.read_msr(vendor, index, By::Guest);
+        let value = value.or_else(|| self.clock_msr(vm, index)).ok_or(GP)?;
         vendor.regs(self.runner.state()).set_edx_eax(value);
         Ok(())
     }
 
-    fn execute_wrmsr(&mut self, vendor: &V) -> Done {
+    fn execute_wrmsr(&mut self, vm: &Vm<H>, vendor: &V) -> Done {
         self.privileged(vendor)?;
         let regs = vendor.regs(self.runner.state());
         let (index, value) = (regs.ecx(), regs.edx_eax());
-        self.write_msr(vendor, index, value, By::Guest).ok_or(GP)
+        self.write_msr(vendor, index, value, By::Guest)
+            .or_else(|| self.set_clock_msr(vm, index, value))
+            .ok_or(GP)
     }
 
     /// There are no hypercalls; the error is one that KVM's guests know.

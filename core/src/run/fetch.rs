@@ -12,6 +12,7 @@ use crate::MemoryError;
 use crate::arch::{Exception, SegmentName};
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
 use crate::paging::{self, Access, Failure, Kind, Registers};
+use crate::stats::Count;
 use crate::vendor::Vendor;
 use crate::vm::{GuestTables, Vm};
 
@@ -67,7 +68,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The length of the instruction that left the guest, as the CPU tells it or as its bytes do.
     pub(super) fn length(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
         match vendor.length(self.runner.state()) {
-            0 => match self.glance(vm, vendor, 1).as_ref().map(known_length) {
+            0 => match self.glance(vm, vendor).as_ref().map(known_length) {
                 None | Some(0) => Ok(self.instruction(vm, vendor)?.0.length),
                 Some(length) => Ok(length),
             },
@@ -75,10 +76,17 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
-    /// A glance at the instruction, or at its first word.
-    pub(super) fn glance(&mut self, vm: &Vm<H>, vendor: &V, words: usize) -> Option<Glance> {
+    /// A glance at the instruction.
+    pub(super) fn glance(&mut self, vm: &Vm<H>, vendor: &V) -> Option<Glance> {
         let (space, bits) = (self.mmu.space(), self.features.physical_bits);
-        glance(vm, space, vendor, self.runner.state(), bits, words)
+        glance(
+            vm,
+            space,
+            vendor,
+            self.runner.state(),
+            bits,
+            &mut self.walked,
+        )
     }
 
     /// The instruction that left the guest.
@@ -143,7 +151,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         size: CodeSize,
         registers: &Registers,
     ) -> Result<(Instruction, Code), NoInstruction> {
-        if let Some(words) = self.glance(vm, vendor, 2) {
+        if let Some(words) = self.glance(vm, vendor) {
             let code = Code::of(words);
             if let Ok(instruction) = decode(code.bytes(), size) {
                 return Ok((instruction, code));
@@ -195,6 +203,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// An instruction that nobody emulates.
     pub(super) fn emulation_failed(&mut self, code: &Code) -> Step {
+        self.stats.add(Count::EmulationFailed);
         self.len = code.len;
         self.put_data(code.bytes());
         Step::Leave(Leave::EmulationFailed)

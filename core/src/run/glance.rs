@@ -3,22 +3,76 @@
 //! Most instructions that have to be looked at are of that kind. For the others
 //! [`fetch`](super::fetch) takes its time.
 use waterbear_hal::addr::PAGE_SIZE;
-use waterbear_hal::{Gpa, Hal};
+use waterbear_hal::{Hal, Hva};
 
-use crate::arch::{Attributes, Cr4, Efer, SegmentName};
-use crate::memslot::SpaceId;
+use crate::memslot::{Generation, SpaceId};
 use crate::paging::CodeWalk;
-use crate::vendor::{Control, Vendor};
+use crate::vendor::{Code, Vendor};
 use crate::vm::{GuestTables, Vm};
 
 /// The bytes from RIP on: more than an instruction has.
-pub(super) type Glance = [u64; 2];
+pub(super) type Glance = [u64; WORDS];
 
-/// The size of an instruction at most, in words.
-const WORDS: usize = size_of::<Glance>() / 8;
+/// The most words of a glance, and the most entries of a walk.
+const WORDS: usize = 2;
+const LEVELS: usize = 5;
 
-/// Looks at RIP, at one word of two; the other is 0 then. Interrupts may be off, and the vCPU may be
-/// in guest mode.
+/// What decides where code is, but for the entries of page tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key {
+    /// In place of the address: its page.
+    page: u64,
+    code: Code,
+    physical_bits: u32,
+    space: SpaceId,
+    generation: Generation,
+}
+
+/// The last walk, and what it read.
+///
+/// The next one for the same page reads the same places again. If it finds the same there it has the
+/// same result: so nothing that the guest changes is missed, as a TLB would miss it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walked {
+    key: Option<Key>,
+    /// Where the owner has two words of code, and behind them the entries.
+    places: [Hva; WORDS + LEVELS],
+    entries: [u64; LEVELS],
+    /// How many entries.
+    count: usize,
+    /// Where the owner has the page of the code.
+    code: Hva,
+}
+
+impl Walked {
+    /// Nothing yet.
+    pub(super) const NOTHING: Self = Self {
+        key: None,
+        places: [Hva(0); WORDS + LEVELS],
+        entries: [0; LEVELS],
+        count: 0,
+        code: Hva(0),
+    };
+
+    /// Reads what was read before, and the code at `offset` in its page, if nothing has changed.
+    #[inline(always)]
+    fn again<H: Hal>(&mut self, tables: &GuestTables<'_, H>, offset: u64) -> Option<Glance> {
+        let mut words = [0; WORDS + LEVELS];
+        let [first, second, ..] = &mut self.places;
+        *first = Hva(self.code.0.wrapping_add(offset));
+        *second = Hva(first.0.wrapping_add(8));
+        let places = self.places.get(..WORDS + self.count)?;
+        let there = tables.read_now(places, &mut words);
+        let [low, high, entries @ ..] = words;
+        let mut changed = 0;
+        for (now, before) in entries.iter().zip(&self.entries).take(self.count) {
+            changed |= now ^ before;
+        }
+        (there && changed == 0).then_some([low, high])
+    }
+}
+
+/// Looks at RIP. Interrupts may be off, and the vCPU may be in guest mode.
 #[inline(never)]
 pub(super) fn glance<H: Hal, V: Vendor>(
     vm: &Vm<H>,
@@ -26,29 +80,58 @@ pub(super) fn glance<H: Hal, V: Vendor>(
     vendor: &V,
     state: &mut V::Vcpu,
     physical_bits: u32,
-    words: usize,
+    walked: &mut Walked,
 ) -> Option<Glance> {
-    let cs = vendor.segment(state, SegmentName::Cs);
+    let code = vendor.code(state);
     let linear = vendor.regs(state).rip;
-    let room = PAGE_SIZE - (linear & (PAGE_SIZE - 1));
-    if !cs.attributes.contains(Attributes::LONG) || room < size_of::<Glance>() as u64 {
+    let offset = linear & (PAGE_SIZE - 1);
+    let room = PAGE_SIZE - offset;
+    if !code.long || room < size_of::<Glance>() as u64 {
         return None;
     }
-    let walk = CodeWalk {
-        cr3: vendor.control(state, Control::Cr3),
-        cr4: Cr4::from_bits_retain(vendor.control(state, Control::Cr4)),
-        efer: Efer::from_bits_retain(vendor.control(state, Control::Efer)),
-        physical_bits,
-        user: vendor.cpl(state) == 3,
-    };
     let mut tables = GuestTables::now(vm, space)?;
-    let gpa = walk.find(linear, |at| tables.read_now(at))?;
-    let first = tables.read_now(gpa)?;
-    let second = match words {
-        WORDS => tables.read_now(Gpa(gpa.0 + 8))?,
-        _ => 0,
+    let key = Key {
+        page: linear - offset,
+        code,
+        physical_bits,
+        space,
+        generation: tables.generation()?,
     };
-    Some([first, second])
+    if walked.key == Some(key)
+        && let Some(code) = walked.again(&tables, offset)
+    {
+        return Some(code);
+    }
+    walked.walk(&mut tables, key)?;
+    walked.again(&tables, offset)
+}
+
+impl Walked {
+    /// Walks the tables, and notes the way.
+    #[cold]
+    fn walk<H: Hal>(&mut self, tables: &mut GuestTables<'_, H>, key: Key) -> Option<()> {
+        *self = Self::NOTHING;
+        let walk = CodeWalk {
+            cr3: key.code.cr3,
+            cr4: key.code.cr4,
+            efer: key.code.efer,
+            physical_bits: key.physical_bits,
+            user: key.code.user,
+        };
+        let gpa = walk.find(key.page, |at| {
+            let (place, mut entry) = (tables.host_place(at)?, [0]);
+            if !tables.read_now(&[place], &mut entry) {
+                return None;
+            }
+            *self.places.get_mut(WORDS + self.count)? = place;
+            *self.entries.get_mut(self.count)? = entry[0];
+            self.count += 1;
+            Some(entry[0])
+        })?;
+        self.code = tables.host_place(gpa)?;
+        self.key = Some(key);
+        Some(())
+    }
 }
 
 /// The length of an instruction that its opcode alone tells, if `code` begins with such a one: what

@@ -1,19 +1,60 @@
-//! Machine-check registers: banks that nobody writes but the guest and the owner.
+//! Machine checks: banks of registers, and errors that the owner reports in them.
 //!
 //! Source: Intel SDM volume 3, "Machine-Check Architecture".
 use waterbear_hal::Hal;
 
+use super::GuestCpu;
 use super::msr::By;
 use super::msr::index::{MC0_CTL, MCG_CAP, MCG_CTL, MCG_STATUS};
 use crate::Error;
+use crate::arch::{Cr4, Exception};
 use crate::mem::{Heap, Vec};
+use crate::vendor::Vendor;
 
 /// The most banks.
 pub const MAX_BANKS: usize = 32;
 /// Registers of a bank: control, status, address, miscellaneous.
 const PER_BANK: usize = 4;
+/// MCG_CAP: how many banks there are, and the number of other registers, of which there are none.
+const COUNTS: u64 = 0xff_00ff;
 /// MCG_CAP: there is MCG_CTL.
 const HAS_CONTROL: u64 = 1 << 8;
+/// MCG_CAP: some errors can be recovered from by software.
+const RECOVERY: u64 = 1 << 24;
+/// What MCG_CAP may say beside the number of banks.
+pub const OFFERED: u64 = HAS_CONTROL | RECOVERY;
+
+/// MCG_STATUS: a machine check is handled.
+const IN_PROGRESS: u64 = 1 << 2;
+/// A bank's status: there is an error; an earlier one was lost; it is not corrected.
+const VALID: u64 = 1 << 63;
+const OVERFLOW: u64 = 1 << 62;
+const UNCORRECTED: u64 = 1 << 61;
+
+/// An error that an owner reports to its guest, as the registers will have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The number of the bank.
+    pub bank: u8,
+    /// IA32_MCi_STATUS.
+    pub status: u64,
+    /// IA32_MCi_ADDR.
+    pub address: u64,
+    /// IA32_MCi_MISC.
+    pub misc: u64,
+    /// IA32_MCG_STATUS.
+    pub global: u64,
+}
+
+/// What comes of a report.
+enum Taken {
+    /// The guest finds it when it looks.
+    Quietly,
+    /// A machine-check exception.
+    Exception,
+    /// There is no way to report it.
+    Shutdown,
+}
 
 /// A machine-check register.
 #[derive(Clone, Copy)]
@@ -63,7 +104,7 @@ impl<H: Hal> Banks<H> {
     /// [`Error::Invalid`] for too many or none, [`Error::NoMemory`].
     pub(super) fn set_up(&mut self, hal: &H, cap: u64) -> Result<(), Error> {
         let count = (cap & 0xff) as usize;
-        if count == 0 || count > MAX_BANKS || cap & !(0x1ff) & 0xff_ffff != 0 {
+        if count == 0 || count > MAX_BANKS || cap & !(COUNTS | OFFERED) != 0 {
             return Err(Error::Invalid);
         }
         let mut banks = Vec::new_in(Heap(hal.clone()));
@@ -111,5 +152,54 @@ impl<H: Hal> Banks<H> {
             }
         }
         Some(())
+    }
+
+    /// Takes a report up; [`None`] if there is no such bank, or no error in it. `enabled`: CR4.MCE.
+    ///
+    /// Source: Intel SDM volume 3, "IA32_MCi_STATUS MSRs" and "Machine-Check Initialization".
+    fn take(&mut self, report: &Report, enabled: bool) -> Option<Taken> {
+        let at = usize::from(report.bank) * PER_BANK;
+        let bank = self.banks.get_mut(at..)?.first_chunk_mut::<PER_BANK>()?;
+        let [control, status, address, misc] = bank;
+        if report.status & VALID == 0 {
+            return None;
+        }
+        let uncorrected = report.status & UNCORRECTED != 0;
+        let on = self.cap & HAS_CONTROL == 0 || self.control == u64::MAX;
+        if uncorrected && !(on && *control == u64::MAX) {
+            return Some(Taken::Quietly);
+        }
+        if uncorrected && (self.status & IN_PROGRESS != 0 || !enabled) {
+            return Some(Taken::Shutdown);
+        }
+        let lost = if *status & VALID != 0 { OVERFLOW } else { 0 };
+        if !uncorrected && *status & VALID != 0 && *status & UNCORRECTED != 0 {
+            // The worse one stays.
+            *status |= OVERFLOW;
+            return Some(Taken::Quietly);
+        }
+        (*status, *address, *misc) = (report.status | lost, report.address, report.misc);
+        if !uncorrected {
+            return Some(Taken::Quietly);
+        }
+        self.status = report.global;
+        Some(Taken::Exception)
+    }
+}
+
+impl<H: Hal, V: Vendor> GuestCpu<H, V> {
+    /// Reports an error to the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where there is no such bank, or no error in the report.
+    pub fn report_machine_check(&mut self, vendor: &V, report: &Report) -> Result<(), Error> {
+        let enabled = self.cr4(vendor).contains(Cr4::MCE);
+        match self.banks.take(report, enabled).ok_or(Error::Invalid)? {
+            Taken::Quietly => {}
+            Taken::Exception => self.events.raise(Exception::plain(Exception::MC)),
+            Taken::Shutdown => self.events.shutdown = true,
+        }
+        Ok(())
     }
 }

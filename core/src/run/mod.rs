@@ -42,12 +42,14 @@
 //! | [`msr`], `mtrr`, [`machine_check`] | model-specific registers |
 //! | [`control`], [`debug`] | control and debug registers, XCR0 |
 //! | `moves` | their operands |
+//! | [`clock`] | the clock that the guest reads from its memory |
 //! | [`event`], `inject` | events, and when they are delivered |
 //! | `io` | ports |
 //! | `strings` | REP INS and REP OUTS |
 //! | `fetch`, `glance` | the bytes of the instruction that left the guest |
 //! | `memory` | how linear addresses are translated |
 //! | `emulation`, `plain` | instructions that are executed here |
+pub mod clock;
 pub mod control;
 pub mod cpuid;
 pub mod debug;
@@ -72,7 +74,8 @@ use waterbear_hal::Hal;
 
 use crate::Error;
 use crate::emulate::Devices;
-use crate::mem::{Box, array};
+use crate::mem::{Box, Shared, array};
+use crate::stats::VcpuStats;
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
 use crate::vm::{VcpuMmu, Vm};
@@ -80,6 +83,7 @@ use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
+use glance::Walked;
 pub use leave::Leave;
 use plain::Move;
 use quick::Inside;
@@ -105,6 +109,8 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     mtrrs: mtrr::Mtrrs,
     banks: machine_check::Banks<H>,
     cr8: u64,
+    clock: clock::VcpuClock,
+    stats: Shared<VcpuStats, H>,
     events: Events,
     /// The vendor was asked for a window.
     asked: bool,
@@ -118,6 +124,8 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     data: Box<[u8], H>,
     /// How many bytes of the data count.
     len: usize,
+    /// The last way to the guest's code.
+    walked: Walked,
 }
 
 /// What the next run has to finish.
@@ -163,6 +171,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
             cr8: 0,
+            clock: clock::VcpuClock::default(),
+            stats: Shared::new(hal, VcpuStats::new())?,
             events: Events::default(),
             asked: false,
             at_once: false,
@@ -172,6 +182,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             together: None,
             data: array(hal, DATA, |_| 0)?,
             len: 0,
+            walked: Walked::NOTHING,
             hal: hal.clone(),
         })
     }
@@ -204,6 +215,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// [`Error::Invalid`] for a value that is not offered, [`Error::NoMemory`].
     pub fn set_up_machine_checks(&mut self, cap: u64) -> Result<(), Error> {
         self.banks.set_up(&self.hal, cap)
+    }
+
+    /// What is counted.
+    pub fn stats(&self) -> &Shared<VcpuStats, H> {
+        &self.stats
     }
 
     /// IA32_APIC_BASE.
@@ -269,12 +285,34 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// [`Error::Poisoned`] when the owner has no memory where the guest needs it. The guest stands
     /// before the instruction that needed it, and can be run again.
     pub fn run(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
-        if let Some(leave) = self.complete(vm, vendor)? {
-            return Ok(leave);
+        match self.begin(vm, vendor)? {
+            Some(leave) => Ok(leave),
+            None => self.go_on(vm, vcpu, vendor),
         }
-        if self.at_once {
-            return Ok(Leave::Interrupted);
+    }
+
+    /// The part of [`run`](GuestCpu::run) before the guest: finishes what is pending, and says
+    /// whether that, or the owner's wish, is all there is to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](GuestCpu::run).
+    #[inline]
+    pub fn begin(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Option<Leave>, Error> {
+        if self.pending != Pending::Nothing
+            && let Some(leave) = self.complete(vm, vendor)?
+        {
+            return Ok(Some(leave));
         }
+        Ok(self.at_once.then_some(Leave::Interrupted))
+    }
+
+    /// The rest of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](GuestCpu::run).
+    pub fn go_on(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
         self.hal.load_guest_fpu(&mut self.fpu);
         let result = self.run_guest(vm, vcpu, vendor);
         self.hal.unload_guest_fpu(&mut self.fpu);
@@ -291,16 +329,21 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             {
                 return Ok(leave);
             }
+            self.clock.keep(vm, self.kept.tsc_offset);
             let mut inside = Inside {
                 vm,
                 vendor,
                 mmu: &mut self.mmu,
+                clock: &mut self.clock,
+                stats: &self.stats,
+                tsc_offset: self.kept.tsc_offset,
                 asked: Asked {
                     table: &self.cpuid,
                     features: &self.features,
                     apic_base: self.kept.apic_base,
                 },
                 // What waits is looked at before each entry.
+                walked: &mut self.walked,
                 quick: self.events.idle() && !self.asked,
             };
             let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);

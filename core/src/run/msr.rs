@@ -8,6 +8,7 @@
 use waterbear_hal::Hal;
 
 use super::GuestCpu;
+use super::clock::{OLD_SYSTEM_TIME, OLD_WALL_CLOCK, SYSTEM_TIME, WALL_CLOCK};
 use super::machine_check::McBank;
 use super::mtrr::mtrr_place;
 use crate::Error;
@@ -112,6 +113,10 @@ pub const MSRS: &[u32] = &[
     HWCR,
     SYSCFG,
     DE_CFG,
+    WALL_CLOCK,
+    SYSTEM_TIME,
+    OLD_WALL_CLOCK,
+    OLD_SYSTEM_TIME,
 ];
 
 /// Registers that tell owners what a guest can have, and what they read. LFENCE does not wait by
@@ -369,6 +374,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Sets what the guest's time-stamp counter is ahead of the host's.
     pub fn set_tsc_offset(&mut self, vendor: &V, offset: u64) {
         self.kept.tsc_offset = offset;
+        self.clock.expire();
         vendor.set_tsc_offset(self.runner.state(), offset);
     }
 

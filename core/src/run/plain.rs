@@ -181,7 +181,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         if self.events.again.is_some() {
             return None;
         }
-        let code = self.glance(vm, vendor, 2)?;
+        let code = self.glance(vm, vendor)?;
         let regs = vendor.regs(self.runner.state());
         let (decoded, linear, immediate) = decode(code, regs)?;
         let size = decoded.access;

@@ -136,7 +136,12 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         for (total, mapped) in self.mmu.mapped.iter().zip(&mut self.mapped) {
             if *mapped != 0 {
                 // Relaxed: a statistic.
-                total.fetch_add(core::mem::take(mapped), Ordering::Relaxed);
+                let leaves = core::mem::take(mapped);
+                total.fetch_add(leaves, Ordering::Relaxed);
+                if leaves < 0 {
+                    let gone = leaves.unsigned_abs();
+                    self.mmu.zapped.fetch_add(gone, Ordering::Relaxed);
+                }
             }
         }
     }

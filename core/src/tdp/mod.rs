@@ -91,6 +91,8 @@ pub struct Mmu<H: Hal> {
     pub(crate) sequence: AtomicU64,
     /// `[a]` leaves per level; a statistic.
     pub(crate) mapped: [AtomicI64; 3],
+    /// `[a]` leaves that were removed; a statistic.
+    pub(crate) zapped: core::sync::atomic::AtomicU64,
 }
 
 impl<H: Hal> Mmu<H> {
@@ -117,6 +119,7 @@ impl<H: Hal> Mmu<H> {
             lock: RwLock::new(hal, &lock_order::MMU, state)?,
             sequence: AtomicU64::new(0),
             mapped: [const { 0 }; 3].map(AtomicI64::new),
+            zapped: core::sync::atomic::AtomicU64::new(0),
         })
     }
 
@@ -130,6 +133,12 @@ impl<H: Hal> Mmu<H> {
         self.mapped
             .get(level as usize - 1)
             .map_or(0, |leaves| leaves.load(Ordering::Relaxed))
+    }
+
+    /// How many leaves were removed since the VM was made, but for those that made room for others
+    /// in the same operation.
+    pub fn zapped(&self) -> u64 {
+        self.zapped.load(Ordering::Relaxed)
     }
 
     /// The largest leaf that this host and this format can have.

@@ -42,6 +42,8 @@ pub struct Vcpu<H: Hal> {
     last_cpu: AtomicU32,
     /// `[I]` Where its thread sleeps while the vCPU is halted.
     queue: H::WaitQueue,
+    /// `[a]` How often its CPU was interrupted; a statistic.
+    kicks: core::sync::atomic::AtomicU64,
 }
 
 impl<H: Hal> Vcpu<H> {
@@ -59,6 +61,7 @@ impl<H: Hal> Vcpu<H> {
             cpu: AtomicU32::new(NO_CPU),
             last_cpu: AtomicU32::new(NO_CPU),
             queue: hal.new_wait_queue()?,
+            kicks: core::sync::atomic::AtomicU64::new(0),
         })
     }
 
@@ -92,10 +95,20 @@ impl<H: Hal> Vcpu<H> {
         }
         let pinned = Pinned::new(&self.hal);
         if let Some(cpu) = self.cpu_to_interrupt(&pinned, request) {
+            self.count_kick();
             let mut cpus = CpuSet::new();
             cpus.insert(cpu);
             interrupt(&self.hal, &cpus, request);
         }
+    }
+
+    /// How often its CPU was interrupted because of it.
+    pub fn kicks(&self) -> u64 {
+        self.kicks.load(Ordering::Relaxed)
+    }
+
+    fn count_kick(&self) {
+        self.kicks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Wakes the vCPU's thread if it is blocked; says whether it was. It stays

@@ -17,6 +17,8 @@ pub struct Vcpus<H: Hal> {
     table: OnceTable<Vcpu<H>, H>,
     /// The VM is dead; so is every vCPU that is added from now on.
     dead: AtomicBool,
+    /// `[a]` How often all of them had to flush; a statistic.
+    flushes: core::sync::atomic::AtomicU64,
 }
 
 impl<H: Hal> Vcpus<H> {
@@ -26,6 +28,7 @@ impl<H: Hal> Vcpus<H> {
             hal: hal.clone(),
             table: OnceTable::new(hal),
             dead: AtomicBool::new(false),
+            flushes: core::sync::atomic::AtomicU64::new(0),
         }
     }
 
@@ -115,6 +118,7 @@ impl<H: Hal> Vcpus<H> {
                 continue;
             }
             if let Some(cpu) = vcpu.cpu_to_interrupt(&pinned, request) {
+                vcpu.count_kick();
                 cpus.insert(cpu);
             }
         }
@@ -125,11 +129,17 @@ impl<H: Hal> Vcpus<H> {
         any
     }
 
+    /// How often all of them had to flush their TLBs.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
     /// Makes every vCPU flush its TLB before it runs guest code again. When it
     /// returns, no CPU uses a translation of this VM that was gone before the
     /// call. Where it may be called: as
     /// [`make_request_all`](Vcpus::make_request_all).
     pub fn flush_tlbs(&self) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
         self.make_request_all(Request::TLB_FLUSH);
     }
 }

@@ -4,7 +4,7 @@
 //! exists once then, instead of twice; a hook costs a comparison, and there is no indirect call.
 use waterbear_hal::{CpuId, Pfn};
 
-use super::{Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor};
+use super::{Code, Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor};
 use crate::Error;
 use crate::arch::{Event, Segment, SegmentName, Shadow, TableName, TableRegister};
 use crate::exit::Exit;
@@ -141,13 +141,14 @@ impl<A: Vendor, B: Vendor> Vendor for Either<A, B> {
         #[inline(never)] set_table(name: TableName, value: TableRegister) -> () { () }
         #[inline(never)] cpl() -> u8 { 0 }
         #[inline(never)] control(name: Control) -> u64 { 0 }
+        #[inline(never)] code() -> Code { Code::default() }
         #[inline(never)] set_control(name: Control, value: u64) -> () { () }
         #[inline(never)] set_page_directories(entries: [u64; 4]) -> () { () }
         #[inline(never)] msr(msr: Msr) -> u64 { 0 }
         #[inline(never)] set_msr(msr: Msr, value: u64) -> () { () }
         #[inline(never)] set_tsc_offset(offset: u64) -> () { () }
         #[inline(never)] inject(event: Event) -> () { () }
-        #[inline(never)] take_undelivered() -> Option<Event> { None }
+        #[inline(always)] take_undelivered() -> Option<Event> { None }
         #[inline(always)] shadow() -> Shadow { Shadow::empty() }
         #[inline(never)] set_shadow(shadow: Shadow) -> () { () }
         #[inline(never)] want_windows(interrupt: bool, nmi: bool) -> () { () }

@@ -333,6 +333,7 @@ impl<H: Hal> Vm<H> {
             mmu_writable,
             host_writable,
             dirty: access.write,
+            uncached: page.uncached,
         }
     }
 

@@ -21,6 +21,7 @@ use waterbear_hal::{Gfn, Hal, Level};
 
 use crate::Error;
 use crate::bus::Bus;
+use crate::clock::Clock;
 use crate::memslot::{Memslots, Slot, SlotSet};
 use crate::page_track::Trackers;
 use crate::request::Request;
@@ -48,6 +49,8 @@ pub struct Vm<H: Hal> {
     pub(crate) trackers: Trackers<H>,
     /// What is done about its writes to devices.
     bus: Bus<H>,
+    /// What time it is for the guest.
+    clock: Clock<H>,
 }
 
 impl<H: Hal> Vm<H> {
@@ -71,6 +74,7 @@ impl<H: Hal> Vm<H> {
             vcpus: Vcpus::new(hal),
             trackers: Trackers::new(hal)?,
             bus: Bus::new(hal)?,
+            clock: Clock::new(hal)?,
         })
     }
 
@@ -92,6 +96,11 @@ impl<H: Hal> Vm<H> {
     /// What is done about writes to devices.
     pub fn bus(&self) -> &Bus<H> {
         &self.bus
+    }
+
+    /// What time it is for the guest.
+    pub fn clock(&self) -> &Clock<H> {
+        &self.clock
     }
 
     /// The vCPUs.

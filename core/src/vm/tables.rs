@@ -5,7 +5,7 @@ use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{Gpa, Hal, Hva, Width};
 
 use super::Vm;
-use crate::memslot::{SlotsRead, SpaceId};
+use crate::memslot::{Generation, SlotsRead, SpaceId};
 use crate::paging::EntryMemory;
 use crate::{Error, MemoryError};
 
@@ -59,12 +59,24 @@ impl<'a, H: Hal> GuestTables<'a, H> {
         })
     }
 
-    /// Reads a word in the page of `gpa`, if it is there and needs no wait, as
+    /// Where the owner has the byte at `gpa`, if there is memory.
+    #[inline]
+    pub fn host_place(&mut self, gpa: Gpa) -> Option<Hva> {
+        self.place(gpa).ok()
+    }
+
+    /// Reads words that are there and need no wait, as
     /// [`User::read_now`](waterbear_hal::User::read_now) says.
     #[inline]
-    pub fn read_now(&mut self, gpa: Gpa) -> Option<u64> {
-        let hva = self.place(gpa).ok()?;
-        self.vm.hal.read_now(&self.vm.user, hva)
+    pub fn read_now(&self, places: &[Hva], words: &mut [u64]) -> bool {
+        self.vm.hal.read_now(&self.vm.user, places, words)
+    }
+
+    /// The number of the set of slots that everything here is found in.
+    #[inline]
+    pub fn generation(&self) -> Option<Generation> {
+        let section = self.section.as_ref()?;
+        Some(section.set(self.space).generation())
     }
 
     /// Where the owner has the byte at `gpa`.

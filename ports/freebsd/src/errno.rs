@@ -1,5 +1,15 @@
 //! Errors as FreeBSD numbers them.
 use waterbear_core::Error;
+use waterbear_core::abi::Failure;
+
+/// The number for what the interface refuses.
+pub const fn failure(failure: Failure) -> i32 {
+    match failure {
+        Failure::TooBig => 7,
+        Failure::Unknown => 25,
+        Failure::Error(error) => errno(error),
+    }
+}
 
 /// The number that a device method returns for `error`.
 ///

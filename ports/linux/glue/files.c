@@ -34,6 +34,23 @@ static int vcpu_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+static ssize_t stats_read(struct file *file, char __user *to, size_t size,
+			  loff_t *offset)
+{
+	ssize_t done = waterbear_stats_read(file->private_data,
+					    (unsigned long)to, size, *offset);
+
+	if (done > 0)
+		*offset += done;
+	return done;
+}
+
+static int stats_release(struct inode *inode, struct file *file)
+{
+	waterbear_stats_release(file->private_data);
+	return 0;
+}
+
 /* The file outlives its mappings, so its pages do. */
 static vm_fault_t vcpu_fault(struct vm_fault *fault)
 {
@@ -74,6 +91,12 @@ static const struct file_operations operations[] = {
 		.release = vcpu_release,
 		.llseek = noop_llseek,
 	},
+	[WB_STATS] = {
+		.owner = THIS_MODULE,
+		.read = stats_read,
+		.release = stats_release,
+		.llseek = noop_llseek,
+	},
 };
 
 /* NULL, and an error number in *descriptor, if there is none to be had. */
@@ -82,6 +105,7 @@ struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor)
 	static const char *const names[] = {
 		[WB_VM] = "waterbear-vm",
 		[WB_VCPU] = "waterbear-vcpu",
+		[WB_STATS] = "waterbear-stats",
 	};
 	struct file *file;
 	int free = get_unused_fd_flags(O_CLOEXEC);
@@ -89,12 +113,15 @@ struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor)
 	*descriptor = free;
 	if (free < 0)
 		return NULL;
-	file = anon_inode_getfile(names[kind], &operations[kind], object, O_RDWR);
+	file = anon_inode_getfile(names[kind], &operations[kind], object,
+				  kind == WB_STATS ? O_RDONLY : O_RDWR);
 	if (IS_ERR(file)) {
 		put_unused_fd(free);
 		*descriptor = PTR_ERR(file);
 		return NULL;
 	}
+	if (kind == WB_STATS)
+		file->f_mode |= FMODE_PREAD;
 	return file;
 }
 

@@ -78,6 +78,9 @@ bool wb_held_up(void);
 bool wb_distrusts_predictions(void);
 void wb_signals_mask(u64 mask);
 void wb_signals_unmask(void);
+u64 wb_boot_time(void);
+u64 wb_wall_time(void);
+bool wb_tsc_is_stable(void);
 struct swait_queue_head *wb_queue_new(void);
 bool wb_queue_wait(struct swait_queue_head *queue, bool interruptible,
 		   bool (*ready)(void *), void *context);
@@ -95,16 +98,21 @@ bool wb_fpu_write(struct fpu_guest *fpu, const void *from, size_t size);
 struct mm_struct *wb_mm_hold(void);
 void wb_mm_drop(struct mm_struct *mm);
 bool wb_mm_is_current(struct mm_struct *mm);
+/* The page behind an address, referred to until it is released. */
+struct wb_page {
+	unsigned long pfn;
+	/* Of the piece that one entry of the host's tables maps. */
+	unsigned int shift;
+	bool writable;
+	bool uncached;
+};
 long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
-		unsigned long *pfn, bool *writable, unsigned int *shift);
+		struct wb_page *found);
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address);
 void wb_release_page(unsigned long pfn, bool dirty);
 bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size);
-struct wb_word {
-	u64 word;
-	bool there;
-};
-struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from);
+bool wb_read_now(struct mm_struct *mm, const unsigned long *from, u64 *to,
+		 size_t count);
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 	      size_t size);
 bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
@@ -131,7 +139,6 @@ bool waterbear_is_young(const void *vm, unsigned long start, unsigned long end);
 /* The log. */
 void wb_info(const char *text, int length);
 void wb_bug(const char *text, int length);
-void wb_last_words(const char *text, int length);
 
 /* The module. */
 int waterbear_init(void);
@@ -150,7 +157,7 @@ void wb_unwatch_cpus(void);
  * Descriptors. A file that is made belongs to whoever made it until it is
  * installed or dropped; it owns its object, and releases it.
  */
-enum wb_kind { WB_VM, WB_VCPU };
+enum wb_kind { WB_VM, WB_VCPU, WB_STATS };
 struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor);
 void wb_file_install(struct file *file, int descriptor);
 void wb_file_drop(struct file *file, int descriptor);
@@ -162,5 +169,8 @@ long waterbear_vcpu_ioctl(void *vcpu, unsigned int command,
 /* The frame of a page of the memory that a vCPU shares, or 0. */
 unsigned long waterbear_vcpu_page(void *vcpu, unsigned long page);
 void waterbear_vcpu_release(void *vcpu);
+long waterbear_stats_read(void *stats, unsigned long to, size_t size,
+			  unsigned long long offset);
+void waterbear_stats_release(void *stats);
 
 #endif

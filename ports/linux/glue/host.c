@@ -16,10 +16,12 @@
 #include <linux/smp.h>
 #include <linux/srcu.h>
 #include <linux/swait.h>
+#include <linux/timekeeping.h>
 #include <linux/version.h>
 #include <asm/desc.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/types.h>
+#include <asm/tsc.h>
 #include <asm/perf_event.h>
 #include <asm/tlbflush.h>
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
@@ -327,6 +329,22 @@ void wb_signals_unmask(void)
 	sigemptyset(&current->real_blocked);
 }
 
+u64 wb_boot_time(void)
+{
+	return ktime_get_boottime_ns();
+}
+
+u64 wb_wall_time(void)
+{
+	return ktime_get_real_ns();
+}
+
+bool wb_tsc_is_stable(void)
+{
+	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
+	       boot_cpu_has(X86_FEATURE_NONSTOP_TSC) && !check_tsc_unstable();
+}
+
 struct swait_queue_head *wb_queue_new(void)
 {
 	struct swait_queue_head *queue = kzalloc(sizeof(*queue), GFP_KERNEL_ACCOUNT);
@@ -415,9 +433,4 @@ void wb_info(const char *text, int length)
 void wb_bug(const char *text, int length)
 {
 	WARN_ONCE(1, "waterbear: %.*s\n", length, text);
-}
-
-void wb_last_words(const char *text, int length)
-{
-	pr_emerg("waterbear: %.*s\n", length, text);
 }

@@ -83,26 +83,121 @@ static unsigned int mapping_shift(struct mm_struct *mm, unsigned long address)
 	return shift;
 }
 
+/*
+ * The kernel counts nobody who uses a page that is none of its own: a device's,
+ * or one that it has set aside. What else is found is counted.
+ */
+static bool counted(unsigned long pfn)
+{
+	return pfn_valid(pfn) && !PageReserved(pfn_to_page(pfn));
+}
+
+/*
+ * What the host's page table has at an address of an area without pages, for
+ * which `write` says whether it must be writable. The caller holds mmap_lock.
+ */
+static int look(struct vm_area_struct *area, unsigned long address, bool write,
+		struct wb_page *found)
+{
+	pgprot_t prot;
+	int error;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+	struct follow_pfnmap_args args = { .vma = area, .address = address };
+
+	error = follow_pfnmap_start(&args);
+	if (error)
+		return error;
+	found->pfn = args.pfn;
+	found->writable = args.writable;
+	prot = args.pgprot;
+#else
+	spinlock_t *lock;
+	pte_t *entry;
+
+	error = follow_pte(area->vm_mm, address, &entry, &lock);
+	if (error)
+		return error;
+	found->pfn = pte_pfn(*entry);
+	found->writable = pte_write(*entry);
+	prot = pte_pgprot(*entry);
+#endif
+	/* Of the host's types the first is the only one that caches writes. */
+	found->uncached = pgprot_val(prot) & (_PAGE_PWT | _PAGE_PCD);
+	if (write && !found->writable)
+		error = -EFAULT;
+	/* While the table is locked, who owns the page cannot let it go. */
+	else if (counted(found->pfn) &&
+		 !get_page_unless_zero(pfn_to_page(found->pfn)))
+		error = -EFAULT;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+	follow_pfnmap_end(&args);
+#else
+	pte_unmap_unlock(entry, lock);
+#endif
+	return error;
+}
+
+/*
+ * The page of an area whose pages the kernel gives nobody: a device's memory.
+ * Its driver may bring it in only now, and the area may be another one then.
+ */
+static long resolve_without_page(struct mm_struct *mm, unsigned long address,
+				 bool write, struct wb_page *found)
+{
+	unsigned long rights = write ? VM_WRITE : VM_READ;
+	bool again;
+	long error;
+
+	mmap_read_lock(mm);
+	do {
+		struct vm_area_struct *area = vma_lookup(mm, address);
+
+		again = false;
+		error = -EFAULT;
+		if (!area || !(area->vm_flags & (VM_IO | VM_PFNMAP)) ||
+		    !(area->vm_flags & rights))
+			break;
+		error = look(area, address, write, found);
+		if (!error)
+			break;
+		error = fixup_user_fault(mm, address,
+					 write ? FAULT_FLAG_WRITE : 0, &again);
+		if (!error && !again)
+			error = look(area, address, write, found);
+	} while (!error && again);
+	mmap_read_unlock(mm);
+	return error;
+}
+
 long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
-		unsigned long *pfn, bool *writable, unsigned int *shift)
+		struct wb_page *found)
 {
 	struct page *page;
 	long got;
 
 	if (current->mm != mm)
 		return -EFAULT;
+	found->uncached = false;
+	found->shift = PAGE_SHIFT;
 	/* The common case, and the only one in which writing is free. */
-	*writable = get_user_pages_fast_only(address, 1, FOLL_WRITE, &page) == 1;
-	if (!*writable) {
+	found->writable =
+		get_user_pages_fast_only(address, 1, FOLL_WRITE, &page) == 1;
+	if (!found->writable) {
 		got = get_user_pages_unlocked(address, 1, &page,
 					      FOLL_HWPOISON | (write ? FOLL_WRITE : 0));
+		if (got == -EFAULT)
+			return resolve_without_page(mm, address, write, found);
 		if (got != 1)
 			return got < 0 ? got : -EFAULT;
-		*writable = write;
+		found->writable = write;
 	}
-	*pfn = page_to_pfn(page);
+	found->pfn = page_to_pfn(page);
 	/* Only pages of a compound page are mapped by a large entry. */
-	*shift = PageCompound(page) ? mapping_shift(mm, address) : PAGE_SHIFT;
+	if (PageCompound(page))
+		found->shift = mapping_shift(mm, address);
+	/* As for a page of zeros: it stays, and releasing it does nothing. */
+	if (!counted(found->pfn))
+		put_page(page);
 	return 0;
 }
 
@@ -115,31 +210,36 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
 {
 	const pteval_t needed = _PAGE_PRESENT | _PAGE_USER | _PAGE_RW | _PAGE_DIRTY;
-	unsigned long flags, pfn, inner;
+	unsigned long flags, pfn, inner, found = 0;
 	unsigned int shift;
 	pte_t pte;
 
 	if (current->mm != mm || address >= TASK_SIZE_MAX)
 		return 0;
+	/* Nor is a page given back, which is mapped here, while they are off. */
 	local_irq_save(flags);
 	pte = leaf_of(mm, address, &shift);
-	local_irq_restore(flags);
 	if ((pte_flags(pte) & needed) != needed || pte_special(pte) ||
 	    pte_devmap(pte) || !pte_access_permitted(pte, true))
-		return 0;
+		goto out;
 	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
 	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
 	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
-	if (!pfn_valid(pfn) || !PageSwapBacked(pfn_to_page(pfn)))
-		return 0;
-	return pfn << 8 | shift;
+	if (pfn_valid(pfn) && folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
+		found = pfn << 8 | shift;
+out:
+	local_irq_restore(flags);
+	return found;
 }
 
 void wb_release_page(unsigned long pfn, bool dirty)
 {
-	struct page *page = pfn_to_page(pfn);
+	struct page *page;
 
-	if (dirty && !PageReserved(page))
+	if (!counted(pfn))
+		return;
+	page = pfn_to_page(pfn);
+	if (dirty)
 		SetPageDirty(page);
 	put_page(page);
 }
@@ -174,22 +274,28 @@ bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
 }
 
 /* Neither sleeps nor brings anything in. */
-struct wb_word wb_read_now(struct mm_struct *mm, unsigned long from)
+bool wb_read_now(struct mm_struct *mm, const unsigned long *from, u64 *to,
+		 size_t count)
 {
-	const u64 __user *user = (const u64 __user *)from;
-	struct wb_word found = {};
+	bool done = false;
+	size_t i;
 
 	if (current->mm != mm)
-		return found;
+		return false;
 	pagefault_disable();
-	if (user_access_begin(user, sizeof(*user))) {
-		unsafe_get_user(found.word, user, fault);
-		found.there = true;
-fault:
-		user_access_end();
+	__uaccess_begin_nospec();
+	for (i = 0; i < count; i++) {
+		const u64 __user *user = (const u64 __user *)from[i];
+
+		if (unlikely(!access_ok(user, sizeof(*user))))
+			goto fault;
+		unsafe_get_user(to[i], user, fault);
 	}
+	done = true;
+fault:
+	__uaccess_end();
 	pagefault_enable();
-	return found;
+	return done;
 }
 
 bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,

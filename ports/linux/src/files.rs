@@ -9,6 +9,7 @@
 //!
 //! The kernel holds the module as long as there is a file, and gives a
 //! descriptor's handle back with its last reference, however its owner died.
+mod stats;
 mod vcpu;
 
 use core::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
@@ -83,7 +84,7 @@ extern "C" fn waterbear_system_ioctl(command: c_uint, argument: c_ulong) -> c_lo
         match system::command(&Linux, &machine::cpuid, &Process, command, argument) {
             Ok(Reply::Value(value)) => Ok(value.into()),
             Ok(Reply::NewVm) => new_vm(),
-            Ok(Reply::NewVcpu(_)) => Err(Failure::Unknown),
+            Ok(Reply::NewVcpu(_) | Reply::NewStats) => Err(Failure::Unknown),
             Err(failure) => Err(failure),
         },
     )
@@ -173,6 +174,7 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     returned(match handle.file.command(&Process, command, argument) {
         Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(Reply::NewVcpu(index)) => vcpu::make(handle, index),
+        Ok(Reply::NewStats) => stats::make(handle, handle.file.stats()),
         Ok(Reply::NewVm) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })

@@ -35,11 +35,15 @@ opaque! {
     NotifierStruct
 }
 
-/// A word of user memory, if it is there.
+/// `struct wb_page`.
 #[repr(C)]
-pub struct Word {
-    pub word: u64,
-    pub there: bool,
+#[derive(Default)]
+pub struct FoundPage {
+    pub pfn: c_ulong,
+    /// Of the piece that one entry of the host's tables maps.
+    pub shift: c_uint,
+    pub writable: bool,
+    pub uncached: bool,
 }
 
 /// What a descriptor is for.
@@ -49,6 +53,8 @@ pub enum Kind {
     Vm,
     /// A vCPU.
     Vcpu,
+    /// Statistics.
+    Stats,
 }
 
 unsafe extern "C" {
@@ -109,6 +115,9 @@ unsafe extern "C" {
     pub safe fn wb_distrusts_predictions() -> bool;
     pub safe fn wb_signals_mask(mask: u64);
     pub safe fn wb_signals_unmask();
+    pub safe fn wb_boot_time() -> u64;
+    pub safe fn wb_wall_time() -> u64;
+    pub safe fn wb_tsc_is_stable() -> bool;
     pub safe fn wb_queue_new() -> *mut QueueHead;
     pub fn wb_queue_wait(
         queue: *mut QueueHead,
@@ -132,14 +141,13 @@ unsafe extern "C" {
         mm: *mut MmStruct,
         address: c_ulong,
         write: bool,
-        pfn: *mut c_ulong,
-        writable: *mut bool,
-        shift: *mut c_uint,
+        found: *mut FoundPage,
     ) -> c_long;
     pub fn wb_resolve_now(mm: *mut MmStruct, address: c_ulong) -> c_ulong;
     pub fn wb_release_page(pfn: c_ulong, dirty: bool);
     pub fn wb_read(mm: *mut MmStruct, to: *mut u8, from: c_ulong, size: usize) -> bool;
-    pub fn wb_read_now(mm: *mut MmStruct, from: c_ulong) -> Word;
+    pub fn wb_read_now(mm: *mut MmStruct, from: *const c_ulong, to: *mut u64, count: usize)
+    -> bool;
     pub fn wb_write(mm: *mut MmStruct, to: c_ulong, from: *const u8, size: usize) -> bool;
     pub fn wb_exchange(
         mm: *mut MmStruct,
@@ -161,7 +169,6 @@ unsafe extern "C" {
 
     pub fn wb_info(text: *const u8, length: c_int);
     pub fn wb_bug(text: *const u8, length: c_int);
-    pub fn wb_last_words(text: *const u8, length: c_int);
 
     pub safe fn wb_node_add() -> c_int;
     pub safe fn wb_node_remove();

@@ -7,7 +7,6 @@ use waterbear_core::Error;
 
 use crate::errno::errno;
 use crate::glue;
-use crate::host::log::Line;
 use crate::machine;
 
 /// The number that the kernel wants of an initialisation.
@@ -112,12 +111,9 @@ extern "C" fn waterbear_shutdown(cpu: c_uint) {
 }
 
 #[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    let line = Line::new(format_args!("{info}"));
-    let (text, length) = line.parts();
-    // SAFETY: that many bytes are there.
-    unsafe { glue::wb_last_words(text, length) }
-    // Not a call that never returns: objtool knows those of the kernel only.
+fn panic(_: &PanicInfo<'_>) -> ! {
+    // Never reached where a panic aborts at once, as in the module. Not a call that never returns:
+    // objtool knows those of the kernel only.
     // SAFETY: an invalid instruction; the kernel ends this thread.
     unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
 }

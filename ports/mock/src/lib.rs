@@ -86,6 +86,7 @@ mod srcu;
 mod sys;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod time;
 mod user;
 mod wait_queue;
 
@@ -158,6 +159,7 @@ pub(crate) struct Machine {
     heap: memory::Heap,
     contiguous: contiguous::Contiguous,
     descriptors: bell::Descriptors,
+    clocks: time::Clocks,
     inject: inject::Injector,
     live: leaks::Counters,
     recorder: history::Recorder,
@@ -181,6 +183,7 @@ impl Machine {
             heap: memory::Heap::default(),
             contiguous: contiguous::Contiguous::default(),
             descriptors: bell::Descriptors::default(),
+            clocks: time::Clocks::default(),
             inject: inject::Injector::default(),
             live: leaks::Counters::default(),
             recorder: history::Recorder::default(),

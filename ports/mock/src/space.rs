@@ -28,15 +28,14 @@ pub struct MapOptions {
     /// The largest level at which the host maps it, where alignment and
     /// contiguity allow it.
     pub level: Level,
+    /// Whether it is reached past the caches, as a device's memory is.
+    pub uncached: bool,
 }
 
 impl Default for MapOptions {
     /// Writable, in pages of 4 KiB.
     fn default() -> Self {
-        Self {
-            writable: true,
-            level: Level::L1,
-        }
+        Self::WRITABLE
     }
 }
 
@@ -45,11 +44,17 @@ impl MapOptions {
     pub const WRITABLE: Self = Self {
         writable: true,
         level: Level::L1,
+        uncached: false,
     };
     /// Read-only, in pages of 4 KiB.
     pub const READ_ONLY: Self = Self {
         writable: false,
-        level: Level::L1,
+        ..Self::WRITABLE
+    };
+    /// Writable, in pages of 4 KiB, a device's.
+    pub const UNCACHED: Self = Self {
+        uncached: true,
+        ..Self::WRITABLE
     };
 
     /// The same with pages up to `level`.
@@ -75,6 +80,7 @@ struct Extents(BTreeMap<u64, Extent>);
 pub(crate) struct Found {
     pub(crate) pfn: Pfn,
     pub(crate) writable: bool,
+    pub(crate) uncached: bool,
     pub(crate) level: Level,
     pub(crate) poisoned: bool,
 }
@@ -98,6 +104,7 @@ impl Extents {
         Some(Found {
             pfn: extent.pfn.add(page - start),
             writable: extent.options.writable,
+            uncached: extent.options.uncached,
             level: level.unwrap_or(Level::L1),
             poisoned: extent.poisoned,
         })

@@ -31,6 +31,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Ok(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -47,6 +48,7 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
         Some(HostPage {
             pfn: found.pfn,
             writable: found.writable,
+            uncached: found.uncached,
             level: found.level,
         })
     }
@@ -67,19 +69,26 @@ impl<const NOTIFIER: bool> User for Mock<NOTIFIER> {
     }
 
     #[track_caller]
-    fn read_now(&self, space: &Space, hva: Hva) -> Option<u64> {
-        let mut bytes = [0; 8];
-        let offset = (hva.0 % PAGE_SIZE) as usize;
-        if offset + bytes.len() > PAGE_SIZE as usize {
-            broken!("read_now at {hva:?}: two pages");
-        }
-        let found = space.inner.find(hva)?;
+    fn read_now(&self, space: &Space, places: &[Hva], words: &mut [u64]) -> bool {
         // What a test does in a look-up may sleep.
-        if space.inner.is_watched() || found.poisoned {
-            return None;
+        if space.inner.is_watched() {
+            return false;
         }
-        self.0.pages.read(found.pfn, offset, &mut bytes);
-        Some(u64::from_le_bytes(bytes))
+        places.iter().zip(words).all(|(&hva, word)| {
+            let mut bytes = [0; 8];
+            let offset = (hva.0 % PAGE_SIZE) as usize;
+            if offset + bytes.len() > PAGE_SIZE as usize {
+                broken!("read_now at {hva:?}: two pages");
+            }
+            match space.inner.find(hva) {
+                Some(found) if !found.poisoned => {
+                    self.0.pages.read(found.pfn, offset, &mut bytes);
+                    *word = u64::from_le_bytes(bytes);
+                    true
+                }
+                _ => false,
+            }
+        })
     }
 
     #[track_caller]

@@ -1,5 +1,5 @@
 //! Memory slots and the dirty log.
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use waterbear_core::abi::kvm::*;
 
@@ -12,10 +12,10 @@ const LOG: u32 = KVM_MEM_LOG_DIRTY_PAGES;
 const READONLY: u32 = KVM_MEM_READONLY;
 
 /// A slot: number, flags, guest address, size, address here.
-type Slot = (u32, u32, u64, u64, u64);
+pub type Slot = (u32, u32, u64, u64, u64);
 
 /// Calls SET_USER_MEMORY_REGION.
-pub fn set(vm: &OwnedFd, (slot, flags, guest, size, here): Slot) -> Result<i32, i32> {
+pub fn set(vm: &impl AsRawFd, (slot, flags, guest, size, here): Slot) -> Result<i32, i32> {
     let region = kvm_userspace_memory_region {
         slot,
         flags,
@@ -137,7 +137,7 @@ pub fn get_log(vm: &OwnedFd, slot: u32, bitmap: u64) -> Result<i32, i32> {
 }
 
 /// Calls CLEAR_DIRTY_LOG.
-fn clear_log(vm: &OwnedFd, slot: u32, range: (u64, u32), bitmap: u64) -> Result<i32, i32> {
+pub fn clear_log(vm: &OwnedFd, slot: u32, range: (u64, u32), bitmap: u64) -> Result<i32, i32> {
     let log = kvm_clear_dirty_log {
         slot,
         num_pages: range.1,

@@ -24,15 +24,23 @@ fn c_string(text: &str) -> CString {
 pub fn prepare_machine() {
     for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         let _ = std::fs::create_dir_all(at);
-        let (kind, at) = (c_string(kind), c_string(at));
-        // SAFETY: the strings end and outlive the call.
-        unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
+        mount(kind, at);
     }
+}
+
+/// Mounts one of the kernel's own file systems.
+pub fn mount(kind: &str, at: &str) {
+    let (kind, at) = (c_string(kind), c_string(at));
+    // SAFETY: the strings end and outlive the call.
+    unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
 }
 
 /// Switches the machine off.
 pub fn power_off() -> ! {
+    // What was said may still be on its way down a slow line.
     // SAFETY: no memory is involved.
+    unsafe { libc::tcdrain(libc::STDOUT_FILENO) };
+    // SAFETY: as above.
     unsafe { libc::sync() };
     // SAFETY: as above.
     unsafe { libc::reboot(libc::RB_POWER_OFF) };
@@ -90,7 +98,8 @@ pub fn unload(name: &str) -> Result<(), i32> {
 
 /// Runs `child` in a process of its own, which ends with the returned status.
 pub fn fork(child: impl FnOnce() -> i32) -> Result<i32, i32> {
-    // SAFETY: this process has one thread.
+    // SAFETY: the C library keeps its own state whole, and of what other threads may have left
+    // half done the child uses nothing.
     match unsafe { libc::fork() } {
         0 => {
             let status = child();
@@ -236,28 +245,59 @@ pub struct Mapping {
 impl Mapping {
     /// That many bytes of fresh memory.
     pub fn new(size: usize) -> Self {
-        Self::fresh(size, libc::MAP_PRIVATE)
-    }
-
-    /// The same, and children share it.
-    pub fn shared(size: usize) -> Self {
-        Self::fresh(size, libc::MAP_SHARED)
-    }
-
-    fn fresh(size: usize, kind: i32) -> Self {
         // SAFETY: a new mapping, wherever the kernel likes.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                kind | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )
         };
         assert_ne!(start, libc::MAP_FAILED, "no memory");
         Self { start, size }
+    }
+
+    /// Addresses without memory.
+    pub fn reserved(size: usize) -> Result<Self, String> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    /// Fresh memory that children share, in place of what the process has there.
+    pub fn shared_at(address: u64, size: usize) -> Result<Self, String> {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the caller has addresses there that nobody refers to.
+        let start = unsafe { libc::mmap(address as *mut c_void, size, rights, flags, -1, 0) };
+        Self::made(start, size)
+    }
+
+    fn made(start: *mut c_void, size: usize) -> Result<Self, String> {
+        if start == libc::MAP_FAILED {
+            return Err(format!("no mapping: error {}", errno()));
+        }
+        Ok(Self { start, size })
+    }
+
+    /// Fresh memory below 4 GiB.
+    pub fn low(size: usize) -> Option<Self> {
+        // SAFETY: a new mapping, somewhere there.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                -1,
+                0,
+            )
+        };
+        (start != libc::MAP_FAILED).then_some(Self { start, size })
     }
 
     /// What a descriptor maps.
@@ -273,10 +313,7 @@ impl Mapping {
                 0,
             )
         };
-        if start == libc::MAP_FAILED {
-            return Err(format!("no mapping: error {}", errno()));
-        }
-        Ok(Self { start, size })
+        Self::made(start, size)
     }
 
     /// A part of it, which stays part of it.

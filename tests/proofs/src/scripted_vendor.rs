@@ -167,9 +167,10 @@ impl ScriptedVendor {
         }
     }
 
-    /// Gives the next vCPU that is made its script: for those that no test reaches.
+    /// Adds to the script of the next vCPU that is made, or of the next one that has come to the
+    /// end of its own: for those that no test reaches.
     pub fn script(&self, steps: impl IntoIterator<Item = Scripted>) {
-        *self.next.lock().unwrap() = steps.into_iter().collect();
+        self.next.lock().unwrap().extend(steps);
     }
 }
 
@@ -201,7 +202,10 @@ impl ScriptedVendor {
         assert_eq!(vcpu.undelivered, None, "an event was left behind");
         vcpu.entries += 1;
         vcpu.begun = None;
-        let step = vcpu.script.pop_front();
+        let step = vcpu
+            .script
+            .pop_front()
+            .or_else(|| self.next.lock().unwrap().pop_front());
         let step = step.expect("the guest runs, and its script is over");
         let event = vcpu.injected.take();
         vcpu.shadow &= Shadow::NMI;

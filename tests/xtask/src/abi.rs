@@ -1,5 +1,7 @@
 //! `cargo xtask abi`: the interface's numbers and structures, from the public header.
 
+mod header;
+
 use crate::workspace::Workspace;
 use crate::{Command, Outcome, Verdict, need, process, usage};
 use std::path::PathBuf;
@@ -7,13 +9,15 @@ use std::{env, fs};
 
 pub const COMMAND: Command = Command {
     name: "abi",
-    summary: "write core/src/abi/kvm.rs anew from the system's public header",
-    options: "",
+    summary: "write core/src/abi/kvm.rs, and FreeBSD's waterbear/kvm.h, anew from the public header",
+    options: "--header       only the second, from the first as it is",
     run,
 };
 
 /// What is generated, and from what.
-const GENERATED: &str = "core/src/abi/kvm.rs";
+pub const GENERATED: &str = "core/src/abi/kvm.rs";
+/// The same for FreeBSD, in C.
+pub const C_HEADER: &str = "ports/freebsd/include/waterbear/kvm.h";
 const HEADER: &str = "core/src/abi/kvm.h";
 /// The version of the generator; another one may write the same things differently.
 const VERSION: &str = "0.73.2";
@@ -21,7 +25,7 @@ const VERSION: &str = "0.73.2";
 /// Numbers that the core uses, as a pattern.
 const NUMBERS: &str = "KVM_(API_VERSION|CAP_.*|CREATE_.*|GET_.*|SET_.*|RUN|CHECK_EXTENSION|\
                        ENABLE_CAP|CLEAR_DIRTY_LOG|MEM_.*|DIRTY_LOG_.*|EXIT_.*|INTERRUPT|NMI|\
-                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES|\
+                       MP_STATE_.*|VCPUEVENT_.*|X86_SHADOW_.*|X86_.*MCE.*|CPUID_FLAG_.*|INTERNAL_ERROR_.*|MAX_CPUID_ENTRIES|\
                        (UN)?REGISTER_COALESCED_MMIO|COALESCED_MMIO_PAGE_OFFSET|IOEVENTFD.*|\
                        KVMCLOCK_CTRL|CLOCK_.*|STATS_(TYPE|UNIT|BASE)_.*)";
 /// Structures that the core uses. Those with an array of unknown length are not among them: they
@@ -32,10 +36,15 @@ const STRUCTURES: &str = "kvm_(userspace_memory_region|dirty_log|clear_dirty_log
                           coalesced_mmio|ioeventfd|clock_data|stats_header)";
 
 fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
-    if let Some(argument) = arguments.next().map_err(|error| usage(&error))? {
-        return Err(usage(&argument.unexpected()));
-    }
     let workspace = Workspace::find()?;
+    match arguments.next().map_err(|error| usage(&error))? {
+        None => {}
+        Some(lexopt::Arg::Long("header")) => {
+            write_c_header(&workspace)?;
+            return Ok(Verdict::Good);
+        }
+        Some(argument) => return Err(usage(&argument.unexpected())),
+    }
     need::file(&PathBuf::from("/usr/include/linux/kvm.h"), "linux-libc-dev")?;
     need::tool("clang", "clang")?;
     if bindgen(&workspace)?.is_none() {
@@ -48,10 +57,25 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
             let path = workspace.folder(GENERATED);
             fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
             println!("{GENERATED} is written.");
+            write_c_header(&workspace)?;
             Ok(Verdict::Good)
         }
         Fresh::Cannot(why) => Err(why),
     }
+}
+
+/// Writes the header for FreeBSD, from what is there.
+fn write_c_header(workspace: &Workspace) -> Outcome {
+    let path = workspace.folder(C_HEADER);
+    let text = header::write(&workspace.read(GENERATED)?);
+    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("{C_HEADER} is written.");
+    Ok(())
+}
+
+/// A C file that checks FreeBSD's header while it is compiled.
+pub fn c_header_checks(workspace: &Workspace) -> Outcome<String> {
+    Ok(header::checks(&workspace.read(GENERATED)?))
 }
 
 /// A fresh generation, or why there is none.

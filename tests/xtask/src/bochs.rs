@@ -64,7 +64,8 @@ pub fn machine(folder: &Path, disc: &Path, cpu: &str, cpus: u32, megs: u32) -> O
          display_library: sdl2\n\
          sound: driver=dummy\n\
          com1: enabled=1, mode=file, dev=/dev/stdout\n\
-         log: {folder}/log\n",
+         log: {folder}/log\n\
+         error: action=ignore\n",
         disc = disc.display(),
         folder = folder.display(),
     );

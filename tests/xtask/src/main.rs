@@ -7,7 +7,9 @@ mod abi;
 mod artifacts;
 mod bench;
 mod bochs;
+mod build;
 mod demo;
+mod freebsd;
 mod guest;
 mod libtest;
 mod linux;
@@ -16,6 +18,7 @@ mod need;
 mod pool;
 mod process;
 mod rules;
+mod size;
 mod source;
 mod test;
 mod workspace;
@@ -46,10 +49,13 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     demo::COMMAND,
+    build::COMMAND,
     test::COMMAND,
+    build::COMMAND,
     guest::COMMAND,
     rules::COMMAND,
     bench::COMMAND,
+    size::COMMAND,
     abi::COMMAND,
 ];
 

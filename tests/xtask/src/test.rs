@@ -2,6 +2,7 @@
 
 mod bare;
 mod constant;
+mod freebsd;
 mod linux;
 mod loom;
 mod miri;
@@ -26,6 +27,7 @@ pub const COMMAND: Command = Command {
   loom    the models in every interleaving; each twin must fail
   bare    guests on the bare port, on every emulated machine
   linux   the module in stock Debian kernels
+  freebsd the FreeBSD module as its loader sees it
 --kernel VERSION
                take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
 --machine TEXT take only the machines with this in their line, in the layer linux",
@@ -65,6 +67,10 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "linux",
         run: linux::run,
+    },
+    Layer {
+        name: "freebsd",
+        run: freebsd::run,
     },
 ];
 
@@ -174,7 +180,7 @@ mod tests {
     fn without_options_all_layers_run() {
         assert_eq!(
             names(&[]).unwrap(),
-            ["const", "unit", "miri", "loom", "bare", "linux"]
+            ["const", "unit", "miri", "loom", "bare", "linux", "freebsd"]
         );
     }
 
@@ -202,7 +208,7 @@ mod tests {
     fn an_unknown_layer_is_refused_with_the_known_ones() {
         let error = names(&["--layer", "moon"]).unwrap_err();
         assert!(
-            error.contains("const, unit, miri, loom, bare, linux"),
+            error.contains("const, unit, miri, loom, bare, linux, freebsd"),
             "{error}"
         );
     }

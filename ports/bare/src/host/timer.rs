@@ -3,10 +3,10 @@
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use waterbear_hal::CpuId;
+use waterbear_hal::{CpuId, Time};
 use x86::io::{inb, outb};
 
-use super::{apic, percpu};
+use super::{Bare, apic, percpu};
 
 // The PC's interval timer, whose second counter can be watched without
 // interrupts.
@@ -131,5 +131,21 @@ pub fn interrupt() {
     me.ticks.fetch_add(1, Ordering::Relaxed);
     if SIGNALS.load(Ordering::Relaxed) {
         me.signal.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Time for Bare {
+    fn nanoseconds(&self) -> u64 {
+        now()
+    }
+
+    /// Nobody tells the date.
+    fn wall_nanoseconds(&self) -> u64 {
+        now()
+    }
+
+    /// Emulated CPUs share one clock.
+    fn tsc_is_stable(&self) -> bool {
+        true
     }
 }

@@ -24,6 +24,7 @@ impl User for Bare {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: Level::L3,
         })
     }
@@ -41,10 +42,13 @@ impl User for Bare {
         Ok(())
     }
 
-    fn read_now(&self, space: &(), hva: Hva) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(space, hva, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
+    fn read_now(&self, space: &(), places: &[Hva], words: &mut [u64]) -> bool {
+        places.iter().zip(words).all(|(&hva, word)| {
+            let mut bytes = [0; 8];
+            let there = self.read(space, hva, &mut bytes).is_ok();
+            *word = u64::from_le_bytes(bytes);
+            there
+        })
     }
 
     fn write(&self, _space: &(), hva: Hva, bytes: &[u8]) -> Result<(), ResolveError> {

@@ -10,7 +10,7 @@ use waterbear_core::mem::{Box, Heap, boxed};
 use waterbear_hal::addr::PAGE_SIZE;
 use waterbear_hal::{AllocError, Memory, Pfn};
 
-use super::{Handle, Process, Promise, returned};
+use super::{Handle, Process, Promise, returned, stats};
 use crate::glue::Kind;
 use crate::host::Linux;
 use crate::machine::{self, Vendor};
@@ -112,6 +112,7 @@ unsafe extern "C" fn waterbear_vcpu_ioctl(
     let answer = owned.vcpu.command(vm, vendor, &Process, command, argument);
     returned(match answer {
         Ok(Reply::Value(value)) => Ok(value.into()),
+        Ok(Reply::NewStats) => stats::make(&owned.vm, owned.vcpu.stats()),
         Ok(_) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })

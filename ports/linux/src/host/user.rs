@@ -8,7 +8,7 @@ use waterbear_hal::{
 
 use super::{Linux, allocated};
 use crate::errno::{EBADF, EHWPOISON, EINTR, ENOMEM, ERESTARTSYS};
-use crate::glue::{self, EventfdContext, MmStruct, NotifierStruct};
+use crate::glue::{self, EventfdContext, FoundPage, MmStruct, NotifierStruct};
 
 /// An `mm_struct`, held with `mmgrab`: the structure stays, its memory goes
 /// with the process.
@@ -45,20 +45,12 @@ impl User for Linux {
     type Space = Mm;
 
     /// `get_user_pages_fast_only`, and `get_user_pages_unlocked` where that
-    /// does not do; the level is read from the host's page table.
+    /// does not do; the level is read from the host's page table. Where the
+    /// kernel has no pages, as for a device's memory, its page table has them.
     fn resolve(&self, space: &Mm, hva: Hva, write: bool) -> Result<HostPage, ResolveError> {
-        let (mut pfn, mut writable, mut shift) = (0, false, 0);
-        // SAFETY: the structure is held; the results are ours.
-        let error = unsafe {
-            glue::wb_resolve(
-                space.0.as_ptr(),
-                hva.0,
-                write,
-                &raw mut pfn,
-                &raw mut writable,
-                &raw mut shift,
-            )
-        };
+        let mut found = FoundPage::default();
+        // SAFETY: the structure is held; the result is ours.
+        let error = unsafe { glue::wb_resolve(space.0.as_ptr(), hva.0, write, &raw mut found) };
         match -error {
             0 => {}
             ENOMEM => return Err(ResolveError::NoMemory),
@@ -67,9 +59,10 @@ impl User for Linux {
             _ => return Err(ResolveError::Fault),
         }
         Ok(HostPage {
-            pfn: Pfn(pfn),
-            writable,
-            level: level(shift),
+            pfn: Pfn(found.pfn),
+            writable: found.writable,
+            uncached: found.uncached,
+            level: level(found.shift),
         })
     }
 
@@ -83,16 +76,20 @@ impl User for Linux {
         (found != 0).then(|| HostPage {
             pfn: Pfn(pfn),
             writable: true,
+            // Only memory is looked at.
+            uncached: false,
             level: level(shift),
         })
     }
 
     /// `unsafe_get_user` with page faults disabled.
     #[inline]
-    fn read_now(&self, space: &Mm, hva: Hva) -> Option<u64> {
-        // SAFETY: the kernel checks the address.
-        let found = unsafe { glue::wb_read_now(space.0.as_ptr(), hva.0) };
-        found.there.then_some(found.word)
+    fn read_now(&self, space: &Mm, places: &[Hva], words: &mut [u64]) -> bool {
+        let count = places.len().min(words.len());
+        let (from, to) = (places.as_ptr().cast(), words.as_mut_ptr());
+        // SAFETY: there are so many of both, and an `Hva` is its number; the
+        // kernel checks the addresses.
+        unsafe { glue::wb_read_now(space.0.as_ptr(), from, to, count) }
     }
 
     /// `SetPageDirty`, `put_page`.

@@ -23,7 +23,9 @@ use core::fmt::Arguments;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use waterbear_hal::addr::PAGE_SHIFT;
-use waterbear_hal::{BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, User, Width};
+use waterbear_hal::{
+    BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, Time, User, Width,
+};
 
 pub use cpu::run_on;
 
@@ -46,19 +48,12 @@ impl User for SlimHost {
 
     type Space = ();
 
-    const HAS_BELLS: bool = false;
-
-    type Bell = NoBell;
-
-    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
-        Err(BellError::NoDescriptor)
-    }
-
     #[inline]
     fn resolve(&self, _space: &(), hva: Hva, _write: bool) -> Result<HostPage, ResolveError> {
         Ok(HostPage {
             pfn: Pfn(hva.0 >> PAGE_SHIFT),
             writable: true,
+            uncached: false,
             level: if LARGE_PAGES.load(Ordering::Relaxed) {
                 Level::L2
             } else {
@@ -90,6 +85,28 @@ impl User for SlimHost {
         _new: u64,
     ) -> Result<u64, ResolveError> {
         Ok(0)
+    }
+
+    const HAS_BELLS: bool = false;
+
+    type Bell = NoBell;
+
+    fn bell(&self, _descriptor: i32) -> Result<NoBell, BellError> {
+        Err(BellError::NoDescriptor)
+    }
+}
+
+impl Time for SlimHost {
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+
+    fn wall_nanoseconds(&self) -> u64 {
+        0
+    }
+
+    fn tsc_is_stable(&self) -> bool {
+        false
     }
 }
 

@@ -2,11 +2,14 @@
 #![cfg(not(loom))]
 
 mod area;
+mod clock;
 mod listeners;
 mod lists;
+mod machine_check;
 mod prefault;
 mod signals;
 mod state;
+mod stats;
 mod support;
 mod tsc;
 mod zones;

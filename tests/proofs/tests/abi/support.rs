@@ -119,7 +119,11 @@ impl Monitor {
 
     /// One whose guest does this.
     pub fn with(script: impl IntoIterator<Item = Scripted>) -> Self {
-        let host = MockHost::new();
+        Self::on(MockHost::new(), script)
+    }
+
+    /// The same on this machine.
+    pub fn on(host: MockHost, script: impl IntoIterator<Item = Scripted>) -> Self {
         let user = host.new_space();
         user.map(GUEST, PAGES, MapOptions::WRITABLE);
         let format = Paging::Npt.format(Paging::ROOT);
@@ -216,6 +220,12 @@ impl Monitor {
     /// A command for the vCPU.
     pub fn vcpu(&self, command: u32, argument: u64) -> Answer {
         self.command(&self.vcpu, command, argument)
+    }
+
+    /// Why the vCPU came back last.
+    pub fn reason(&self) -> u32 {
+        let at = std::mem::offset_of!(kvm::kvm_run, exit_reason);
+        u32::from_le_bytes(self.vcpu.area().get(at))
     }
 
     /// A command for a vCPU.

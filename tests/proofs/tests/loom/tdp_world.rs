@@ -279,6 +279,7 @@ fn goal(gfn: u64, level: Level, pfn: Pfn, fault: Fault) -> Goal {
             mmu_writable: true,
             host_writable: true,
             dirty: write,
+            uncached: false,
         },
         write,
         exec: false,

@@ -126,6 +126,7 @@ impl Tables {
                 mmu_writable: true,
                 host_writable: true,
                 dirty: false,
+                uncached: false,
             },
             write: false,
             exec: false,

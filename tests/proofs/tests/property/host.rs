@@ -67,7 +67,15 @@ impl<const N: bool> World<'_, N> {
         let (at, pages) = (hva(range).start, range.pages);
         match change {
             Change::Map { writable, level } => {
-                return Some(user.map(at, pages, MapOptions { writable, level }));
+                return Some(user.map(
+                    at,
+                    pages,
+                    MapOptions {
+                        writable,
+                        level,
+                        uncached: false,
+                    },
+                ));
             }
             Change::Unmap => user.unmap(at, pages),
             Change::Protect { writable } => user.protect(at, pages, writable),

@@ -2,13 +2,14 @@
 //! at an ordinary place, and at the end of a page, where they take the long way.
 use waterbear_core::arch::{Attributes, Rflags, SegmentName};
 use waterbear_core::exit::Exit;
-use waterbear_core::memslot::SpaceId;
+use waterbear_core::memslot::{Region, SlotFlags, SpaceId};
 use waterbear_core::regs::Regs;
 use waterbear_core::run::Leave;
 use waterbear_core::tdp::fast::Access;
 use waterbear_core::vendor::Control;
 use waterbear_hal::Gpa;
-use waterbear_proofs::Scripted;
+use waterbear_mock::MapOptions;
+use waterbear_proofs::{Rig, Scripted};
 
 use crate::support::{Bench, PAGES};
 
@@ -29,11 +30,11 @@ fn put(bench: &Bench, at: u64, bytes: &[u8]) {
 /// A guest in 64-bit mode whose addresses are physical ones, with `code` at `rip`.
 fn guest(code: &[u8], rip: u64) -> Bench {
     let mut bench = Bench::long();
-    put(&bench, TABLES, &(TABLES + 0x1000 | 0x27).to_le_bytes());
+    put(&bench, TABLES, &((TABLES + 0x1000) | 0x27).to_le_bytes());
     put(
         &bench,
         TABLES + 0x1000,
-        &(TABLES + 0x2000 | 0x27).to_le_bytes(),
+        &((TABLES + 0x2000) | 0x27).to_le_bytes(),
     );
     put(&bench, TABLES + 0x2000, &0xe7_u64.to_le_bytes());
     *bench.guest().control(Control::Cr3) = TABLES;
@@ -228,7 +229,7 @@ fn a_move_that_does_not_fit_what_the_cpu_said_is_executed_in_full() {
         let code = [0x89, 0x03];
         let mut bench = guest(&code, MIDDLE);
         registers(&mut bench);
-        bench.guest().regs.general[Regs::RBX] = DEVICE + (offset | 0x20) & !0x4;
+        bench.guest().regs.general[Regs::RBX] = (DEVICE + (offset | 0x20)) & !0x4;
         let gpa = Gpa(DEVICE + offset);
         let access = Access {
             write,
@@ -278,4 +279,70 @@ fn compatibility_mode_takes_the_long_way() {
     bench.then(Scripted::exit(Exit::Shutdown, 0));
     assert_eq!(bench.run(), Leave::Shutdown);
     assert_eq!(bench.guest().regs.rip, MIDDLE + 4);
+}
+
+#[test]
+fn a_way_that_was_walked_before_is_looked_at_again() {
+    let short = [0x0f, 0xa2, 0xf4];
+    let long = [0x66, 0x0f, 0xa2, 0xf4];
+    let mut bench = guest(&short, MIDDLE);
+    // 4 KiB pages: this one, and another in its place.
+    let (table, entry) = (TABLES + 0x3000, TABLES + 0x3000 + (MIDDLE >> 12) * 8);
+    let leaf = |page: u64| (page | 0x67).to_le_bytes();
+    put(&bench, TABLES + 0x2000, &(table | 0x67).to_le_bytes());
+    put(&bench, entry, &leaf(MIDDLE));
+    put(&bench, 0x5000, &long);
+    let go = |bench: &mut Bench, length: u64| {
+        bench.guest().regs.rip = MIDDLE;
+        for _ in 0..2 {
+            bench.then(Scripted::exit(Exit::Cpuid, 0).after(|guest| {
+                guest.regs.rip = MIDDLE;
+                guest.regs.general[Regs::RAX] = 0;
+            }));
+        }
+        bench.then(Scripted::exit(Exit::Halt, 0));
+        assert_eq!(bench.run(), Leave::Halted);
+        assert_eq!(bench.guest().regs.rip, MIDDLE + length + 1);
+    };
+    go(&mut bench, 2);
+    // The entry leads elsewhere; and back.
+    put(&bench, entry, &leaf(0x5000));
+    go(&mut bench, 3);
+    put(&bench, entry, &leaf(MIDDLE));
+    go(&mut bench, 2);
+    // The code is another.
+    put(&bench, MIDDLE, &long);
+    go(&mut bench, 3);
+    put(&bench, MIDDLE, &short);
+    go(&mut bench, 2);
+    // The tables are others.
+    put(&bench, 0x6000, &((TABLES + 0x1000) | 0x27).to_le_bytes());
+    *bench.guest().control(Control::Cr3) = 0x6000;
+    go(&mut bench, 2);
+    put(&bench, 0x6000, &0x7027_u64.to_le_bytes());
+    put(&bench, 0x7000, &((TABLES + 0x2000) | 0x27).to_le_bytes());
+    go(&mut bench, 2);
+    // The memory is another.
+    let rig = &bench.rig;
+    rig.slot(0, 0, 0, SlotFlags::empty()).unwrap();
+    rig.back(PAGES, PAGES, MapOptions::WRITABLE);
+    let region = Region {
+        space: 0,
+        id: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: PAGES << 12,
+        userspace_addr: Rig::<true>::hva(PAGES).0,
+    };
+    rig.vm.set_region(region).unwrap();
+    for (at, word) in [
+        (0x6000, 0x7027),
+        (0x7000, (TABLES + 0x2000) | 0x27),
+        (TABLES + 0x2000, table | 0x67),
+        (entry, MIDDLE | 0x67),
+    ] {
+        put(&bench, at, &word.to_le_bytes());
+    }
+    put(&bench, MIDDLE, &long);
+    go(&mut bench, 3);
 }

@@ -71,6 +71,7 @@ fn a_fault_takes_tables_from_its_cache_and_nowhere_else() {
                 mmu_writable: false,
                 host_writable: false,
                 dirty: false,
+                uncached: false,
             },
             write: false,
             exec: false,

@@ -14,11 +14,12 @@ fn formats() -> impl Iterator<Item = (EntryFormat, Format)> {
 }
 
 fn all_rights() -> impl Iterator<Item = LeafRights> {
-    (0..16).map(|bits| LeafRights {
+    (0..32).map(|bits| LeafRights {
         write: bits & 1 != 0,
         mmu_writable: bits & 2 != 0,
         host_writable: bits & 4 != 0,
         dirty: bits & 8 != 0,
+        uncached: bits & 16 != 0,
     })
 }
 
@@ -249,6 +250,7 @@ fn a_cpu_without_reserved_bits_has_no_mmio_entries() {
                 mmu_writable: true,
                 host_writable: true,
                 dirty: true,
+                uncached: false,
             };
             let leaf = format.leaf(highest, Level::L1, rights);
             assert_eq!(format.pfn(leaf), highest);

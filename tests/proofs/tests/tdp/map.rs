@@ -1,14 +1,16 @@
 //! Faults install mappings.
+use std::cell::Cell;
 use waterbear_core::Error;
 use waterbear_core::memslot::{SlotFlags, SpaceId};
 use waterbear_core::tdp::fast::Access as Wanted;
 use waterbear_core::vm::Outcome;
-use waterbear_hal::{Gfn, Level, ResolveError};
+
+use waterbear_hal::{Gfn, Level, Pfn, ResolveError};
 use waterbear_mock::MapOptions;
 use waterbear_mock::hw::{Access, EntryMemory};
 use waterbear_proofs::{Paging, Reached, Rig};
 
-use crate::support::{Case, Look, mapping, on_both_hosts, root};
+use crate::support::{Case, Look, mapping, on_both_hosts, peek, root};
 
 /// Proves TDP-2, TDP-8.
 #[test]
@@ -61,6 +63,42 @@ fn a_page_that_the_host_keeps_read_only_is_mapped_without_w() {
         rig.host_change(3, 1, || rig.user.protect(Rig::<N>::hva(3), 1, true));
         guest.write(3);
         assert_eq!(rig.vm.mmu().mapped(Level::L1), 1);
+    }
+    on_both_hosts!(test);
+}
+
+/// Remembers the last entry that was read, which is the leaf.
+struct Leaf<'a, const N: bool>(Look<'a, N>, Cell<u64>);
+
+impl<const N: bool> EntryMemory for Leaf<'_, N> {
+    fn read_entry(&self, table: Pfn, index: usize) -> u64 {
+        self.1.set(self.0.read_entry(table, index));
+        self.1.get()
+    }
+}
+
+/// What the owner reaches past the caches the guest does too. EPT has a type of memory in each
+/// entry, 0 for uncached and 6 for write-back (Intel SDM, "EPT Paging-Structure Memory Type");
+/// under NPT the host's own tables of memory types decide.
+#[test]
+fn the_memory_of_a_device_is_mapped_past_the_caches() {
+    fn test<const N: bool>(case: Case, rig: &Rig<N>) {
+        rig.back(0, 16, MapOptions::UNCACHED);
+        rig.back(16, 16, MapOptions::WRITABLE);
+        rig.slot(0, 0, 32, SlotFlags::empty()).unwrap();
+        let mut guest = rig.guest(0);
+        for (gfn, cached) in [(3, false), (19, true)] {
+            assert_eq!(Some(guest.write(gfn)), rig.backing(Gfn(gfn)));
+            let leaf = Leaf(Look(&rig.host), Cell::new(0));
+            peek(&rig.walker, &leaf, root(&guest), gfn).unwrap();
+            let seen = leaf.1.get() >> 3;
+            let (seen, wanted) = match case.paging {
+                // The bits PWT and PCD.
+                Paging::Npt => (seen & 3, 0),
+                _ => (seen & 7, if cached { 6 } else { 0 }),
+            };
+            assert_eq!(seen, wanted, "frame {gfn}");
+        }
     }
     on_both_hosts!(test);
 }

@@ -202,6 +202,7 @@ fn a_table_is_not_taken_apart_while_somebody_holds_one_of_its_entries_frozen() {
             mmu_writable: true,
             host_writable: true,
             dirty: true,
+            uncached: false,
         };
         let large = rig.backing(Gfn(0)).unwrap();
         let other = rig

@@ -12,7 +12,8 @@ use std::process::Command;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The kernel's own modules that the tests load, and that are not part of it in some versions.
-const STOCK_MODULES: [&str; 5] = [
+const STOCK_MODULES: [&str; 6] = [
+    "drivers/block/brd",
     "drivers/char/hw_random/rng-core",
     "virt/lib/irqbypass",
     "arch/x86/kvm/kvm",

@@ -17,6 +17,25 @@ const UNABLE: Machine = Machine {
     ..ABLE
 };
 
+/// Whose memory is under pressure: in two nodes, partly in a page of 1 GiB.
+const PRESSURE: Machine = Machine {
+    say: "waterbear=pressure numa=fake=2 hugepagesz=1G hugepages=1 panic_on_warn=1",
+    memory: 4096,
+    ..ABLE
+};
+
+/// Whose CPUs are crowded.
+const CROWD: Machine = Machine {
+    say: "waterbear=crowd panic_on_warn=1",
+    ..ABLE
+};
+
+/// That is called at random, with a kernel that checks its small pieces of memory.
+const FUZZ: Machine = Machine {
+    say: "waterbear=fuzz panic_on_warn=1 slub_debug=FZP,kmalloc-*",
+    ..ABLE
+};
+
 /// A kernel with what its machines start from.
 struct Prepared {
     kernel: Kernel,
@@ -43,17 +62,26 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
     }
     let jobs = prepared.iter().flat_map(|prepared| {
         [
-            (&prepared.small, INTEL, &prepared.small_modules),
+            (&prepared.kernel, PRESSURE, &prepared.modules),
+            (&prepared.kernel, CROWD, &prepared.modules),
+            (&prepared.kernel, FUZZ, &prepared.modules),
             (&prepared.kernel, ABLE, &prepared.modules),
             (&prepared.kernel, MONITOR, &prepared.monitor),
             (&prepared.kernel, PROGRAMS, &prepared.modules),
             (&prepared.kernel, UNABLE, &prepared.modules),
         ]
     });
-    let named = jobs.map(|(kernel, machine, disc)| {
-        let name = format!("{} on {} {}", kernel.release, machine.cpu, machine.say);
-        (name, kernel, machine, disc)
-    });
+    // Bochs takes long, longer still with newer kernels: one is enough. It begins first.
+    let small = prepared
+        .first()
+        .map(|p| (&p.small, INTEL, &p.small_modules));
+    let named = small
+        .into_iter()
+        .chain(jobs)
+        .map(|(kernel, machine, disc)| {
+            let name = format!("{} on {} {}", kernel.release, machine.cpu, machine.say);
+            (name, kernel, machine, disc)
+        });
     let wanted = named.filter(|(name, ..)| name.contains(&options.machine));
     let results = pool::run(wanted.collect(), |(name, kernel, machine, disc)| {
         let start = Instant::now();
@@ -70,7 +98,7 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
         let mut report = Report::of(&text);
         if let Some(failure) = report.failed.last_mut() {
             let lines: Vec<_> = text.lines().collect();
-            let last = lines[lines.len().saturating_sub(40)..].join("\n");
+            let last = lines[lines.len().saturating_sub(100)..].join("\n");
             *failure += &format!("; the last lines are\n{last}");
         }
         report.tell(&name, tally);

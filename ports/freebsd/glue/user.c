@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/* User memory: pages behind addresses, and bytes. */
+#include <sys/param.h>
+#include <sys/systm.h>
+#include <sys/kernel.h>
+#include <sys/lock.h>
+#include <sys/proc.h>
+#include <sys/queue.h>
+#include <sys/resourcevar.h>
+#include <sys/sx.h>
+
+#include <vm/vm.h>
+#include <vm/vm_param.h>
+#include <vm/pmap.h>
+#include <vm/vm_map.h>
+#include <vm/vm_extern.h>
+#include <vm/vm_page.h>
+
+#include "glue.h"
+
+/*
+ * The memory of a process, and how many pages of it VMs may pin. The vmspace is
+ * held: so it is not used for another process, nor after exec for this one.
+ */
+struct wb_space {
+	SLIST_ENTRY(wb_space) next;
+	struct vmspace *vm;
+	u_int users;
+	u_long pages;
+};
+
+static SLIST_HEAD(, wb_space) spaces = SLIST_HEAD_INITIALIZER(spaces);
+static struct sx spaces_lock;
+SX_SYSINIT(waterbear_spaces, &spaces_lock, "waterbear spaces");
+
+struct wb_space *
+wb_space_hold(void)
+{
+	struct vmspace *vm = vmspace_acquire_ref(curproc);
+	struct wb_space *space;
+
+	if (vm == NULL)
+		return (NULL);
+	sx_xlock(&spaces_lock);
+	SLIST_FOREACH(space, &spaces, next)
+		if (space->vm == vm)
+			break;
+	if (space == NULL) {
+		space = wb_alloc(sizeof(*space), sizeof(void *));
+		space->vm = vmspace_acquire_ref(curproc);
+		SLIST_INSERT_HEAD(&spaces, space, next);
+	}
+	space->users++;
+	sx_xunlock(&spaces_lock);
+	vmspace_free(vm);
+	return (space);
+}
+
+void
+wb_space_drop(struct wb_space *space)
+{
+	sx_xlock(&spaces_lock);
+	if (--space->users != 0)
+		space = NULL;
+	else
+		SLIST_REMOVE(&spaces, space, wb_space, next);
+	sx_xunlock(&spaces_lock);
+	if (space != NULL) {
+		vmspace_free(space->vm);
+		wb_free(space);
+	}
+}
+
+/* As mlock(2) counts. */
+bool
+wb_space_charge(struct wb_space *space, u_long old, u_long new)
+{
+	u_long most = atop(lim_cur(curthread, RLIMIT_MEMLOCK));
+	u_long others;
+	bool fits;
+
+	sx_xlock(&spaces_lock);
+	others = space->pages - old;
+	fits = new <= old || (new <= most && others +
+	    pmap_wired_count(vmspace_pmap(space->vm)) <= most - new);
+	if (fits)
+		space->pages = others + new;
+	sx_xunlock(&spaces_lock);
+	return (fits);
+}
+
+bool
+wb_space_is_current(struct wb_space *space)
+{
+	return (curproc->p_vmspace == space->vm);
+}
+
+static bool
+hold(struct wb_space *space, u_long address, vm_prot_t access, vm_page_t *page)
+{
+	return (vm_fault_quick_hold_pages(&space->vm->vm_map, trunc_page(address),
+	    PAGE_SIZE, access, page, 1) == 1);
+}
+
+/*
+ * Nobody tells us when the owner's first write gives it another page than the
+ * one that it reads. So that happens now, where the owner may write.
+ */
+bool
+wb_resolve(struct wb_space *space, u_long address, bool write, u_long *pfn,
+    bool *writable, bool *uncached)
+{
+	vm_page_t page;
+
+	if (!wb_space_is_current(space))
+		return (false);
+	*writable = hold(space, address, VM_PROT_READ | VM_PROT_WRITE, &page);
+	if (!*writable && (write || !hold(space, address, VM_PROT_READ, &page)))
+		return (false);
+	*pfn = atop(VM_PAGE_TO_PHYS(page));
+	*uncached = pmap_page_get_memattr(page) != VM_MEMATTR_WRITE_BACK;
+	return (true);
+}
+
+/* The page may have been cut off its file meanwhile: then it is nobody's. */
+void
+wb_release_page(u_long pfn, bool dirty)
+{
+	vm_page_t page = PHYS_TO_VM_PAGE(ptoa(pfn));
+
+	if (dirty && vm_page_all_valid(page))
+		vm_page_dirty(page);
+	vm_page_unwire(page, PQ_ACTIVE);
+}
+
+/*
+ * Without this a fork would leave the guest with the child's or the parent's
+ * pages, whoever writes last. What is not mapped, or may not be changed so,
+ * stays as it is.
+ */
+void
+wb_share_with_children(u_long start, u_long size)
+{
+	(void)vm_map_inherit(&curproc->p_vmspace->vm_map, start, start + size,
+	    VM_INHERIT_SHARE);
+}
+
+bool
+wb_copy_in(void *to, u_long from, size_t size)
+{
+	return (copyin((const void *)from, to, size) == 0);
+}
+
+bool
+wb_copy_out(u_long to, const void *from, size_t size)
+{
+	return (copyout(from, (void *)to, size) == 0);
+}
+
+/* Of these sizes, and aligned, an access is one access. */
+#define	ONE_ACCESS(at, size, type)					\
+	((size) == sizeof(type) && (at) % sizeof(type) == 0)
+
+bool
+wb_read(struct wb_space *space, void *to, u_long from, size_t size)
+{
+	const void *user = (const void *)from;
+	int half;
+
+	if (!wb_space_is_current(space))
+		return (false);
+	if (ONE_ACCESS(from, size, int64_t))
+		return (fueword64(user, to) == 0);
+	if (ONE_ACCESS(from, size, int32_t))
+		return (fueword32(user, to) == 0);
+	if (ONE_ACCESS(from, size, int16_t)) {
+		half = fuword16(user);
+		*(uint16_t *)to = half;
+		return (half != -1);
+	}
+	return (wb_copy_in(to, from, size));
+}
+
+bool
+wb_write(struct wb_space *space, u_long to, const void *from, size_t size)
+{
+	void *user = (void *)to;
+
+	if (!wb_space_is_current(space))
+		return (false);
+	if (ONE_ACCESS(to, size, int64_t))
+		return (suword64(user, *(const int64_t *)from) == 0);
+	if (ONE_ACCESS(to, size, int32_t))
+		return (suword32(user, *(const int32_t *)from) == 0);
+	if (ONE_ACCESS(to, size, int16_t))
+		return (suword16(user, *(const int16_t *)from) == 0);
+	return (wb_copy_out(to, from, size));
+}
+
+/*
+ * What was there comes back in *old. The kernel's functions fail for no reason
+ * now and then; and they write, if only what was there, so that memory that
+ * may not be written is found out.
+ */
+static bool
+exchange_long(u_long at, uint64_t *old, uint64_t new)
+{
+	u_long seen;
+	int result;
+
+	do {
+		result = casueword((volatile u_long *)at, *old, &seen, new);
+		if (result == -1)
+			return (false);
+	} while (result != 0 && seen == *old);
+	*old = seen;
+	return (true);
+}
+
+static bool
+exchange_within_int(u_long at, size_t size, uint64_t *old, uint64_t new)
+{
+	volatile uint32_t *word = (volatile uint32_t *)(at & ~3ul);
+	const u_int shift = (at & 3) * 8;
+	const uint32_t mask = (uint32_t)~0 >> (32 - 8 * size);
+	uint32_t was, seen, next, part;
+	int result;
+
+	if (fueword32(word, (int32_t *)&was) != 0)
+		return (false);
+	for (;;) {
+		part = was >> shift & mask;
+		next = was;
+		if (part == *old)
+			next = (was & ~(mask << shift)) | (uint32_t)new << shift;
+		result = casueword32(word, was, &seen, next);
+		if (result == -1)
+			return (false);
+		if (result == 0)
+			break;
+		was = seen;
+	}
+	*old = part;
+	return (true);
+}
+
+bool
+wb_exchange(struct wb_space *space, u_long at, size_t size, uint64_t *old,
+    uint64_t new)
+{
+	if (!wb_space_is_current(space))
+		return (false);
+	if (size == sizeof(uint64_t))
+		return (exchange_long(at, old, new));
+	return (exchange_within_int(at, size, old, new));
+}

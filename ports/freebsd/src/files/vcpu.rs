@@ -1,0 +1,172 @@
+//! A vCPU's descriptor.
+use core::ffi::{c_ulong, c_void};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::AtomicU64;
+
+use waterbear_core::Error;
+use waterbear_core::abi::area::AREA_SIZE;
+use waterbear_core::abi::{Failure, Reply, RunArea, VcpuFile};
+use waterbear_core::mem::{Box, Heap, boxed};
+use waterbear_hal::addr::PAGE_SIZE;
+use waterbear_hal::{AllocError, Memory, Pfn};
+
+use super::{Handle, Process, Promise, Token, returned};
+use crate::commands::decoded;
+use crate::glue::{Kind, Number};
+use crate::host::FreeBsd;
+use crate::machine::{self, Vendor};
+
+/// How many pages a vCPU shares with its owner.
+const PAGES: usize = AREA_SIZE / PAGE_SIZE as usize;
+
+/// The pages that a vCPU shares with its owner.
+struct SharedPages(Pfn);
+
+impl SharedPages {
+    fn new() -> Result<Self, AllocError> {
+        Ok(Self(FreeBsd.alloc_pages(PAGES)?))
+    }
+}
+
+impl RunArea for SharedPages {
+    /// The owner uses them at the same time.
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: this value's until it is dropped.
+        let start: NonNull<u8> = unsafe { FreeBsd.pages(self.0) };
+        let count = AREA_SIZE / size_of::<AtomicU64>();
+        // SAFETY: so many initialised words at the beginning of a page, which
+        // the kernel uses as atomics only.
+        unsafe { core::slice::from_raw_parts(start.as_ptr().cast(), count) }
+    }
+}
+
+impl Drop for SharedPages {
+    fn drop(&mut self) {
+        // SAFETY: the file is gone; a page that is mapped stays until that is
+        // over.
+        unsafe { FreeBsd.free_pages(self.0, PAGES) }
+    }
+}
+
+/// A vCPU, and the VM that it keeps.
+struct OwnedVcpu {
+    vcpu: VcpuFile<FreeBsd, Vendor, SharedPages>,
+    vm: Handle,
+}
+
+/// Makes a vCPU and a descriptor for it. Returns the descriptor, or the
+/// kernel's own error, negated.
+pub fn make(vm: &Handle, index: u32) -> Result<Number, Failure> {
+    let machine = machine::get().ok_or(Error::NotFound)?;
+    let pages = SharedPages::new().map_err(Error::from)?;
+    let file = &vm.file;
+    let owned = OwnedVcpu {
+        vcpu: VcpuFile::new(file, &*machine.vendor, &machine::cpuid, index, pages)?,
+        vm: vm.clone(),
+    };
+    let owned = boxed(&FreeBsd, owned)?;
+    let promise = match Promise::new() {
+        Ok(promise) => promise,
+        Err(error) => return Ok(error),
+    };
+    // Nothing can fail behind this.
+    match file.add_vcpu(index) {
+        Ok(()) => Ok(promise.keep(Kind::Vcpu, owned)),
+        Err(error) => {
+            promise.take_back();
+            Err(error.into())
+        }
+    }
+}
+
+/// The vCPU of a descriptor.
+///
+/// # Safety
+///
+/// `vcpu` belongs to a descriptor of a vCPU that is open.
+unsafe fn opened<'a>(vcpu: *mut c_void) -> &'a OwnedVcpu {
+    // SAFETY: as the caller promises.
+    unsafe { &*vcpu.cast() }
+}
+
+/// A command for a vCPU, from its owner.
+///
+/// # Safety
+///
+/// As [`opened`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn waterbear_vcpu_ioctl(
+    vcpu: *mut c_void,
+    command: c_ulong,
+    argument: c_ulong,
+) -> Number {
+    // SAFETY: as the caller promises.
+    let owned = unsafe { opened(vcpu) };
+    let vm = &owned.vm.file;
+    if !vm.vm().user().is_callers() {
+        return returned(Err(Error::Dead.into()));
+    }
+    let Some(machine) = machine::get() else {
+        return returned(Err(Error::Dead.into()));
+    };
+    let vendor = &*machine.vendor;
+    let command = decoded(command);
+    let answer = owned.vcpu.command(vm, vendor, &Process, command, argument);
+    returned(match answer {
+        Ok(Reply::Value(value)) => Ok(value.into()),
+        Ok(_) => Err(Failure::Unknown),
+        Err(failure) => Err(failure),
+    })
+}
+
+/// The frame of a page of the memory that a vCPU shares, or 0 beyond its end:
+/// behind its own comes the VM's.
+///
+/// # Safety
+///
+/// As [`opened`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn waterbear_vcpu_page(vcpu: *mut c_void, page: c_ulong) -> c_ulong {
+    // SAFETY: as the caller promises.
+    let owned = unsafe { opened(vcpu) };
+    match page.checked_sub(PAGES as u64) {
+        None => owned.vcpu.area().0.add(page).0,
+        Some(0) => owned.vm.file.vm().bus().page().0,
+        Some(_) => 0,
+    }
+}
+
+/// Memory of a vCPU is about to be mapped. The mapping may outlive the VM, and
+/// the kernel calls the module when it ends: so it counts as a VM, and this is
+/// its token. Null if there is none to be had.
+#[unsafe(no_mangle)]
+extern "C" fn waterbear_mapping_begin() -> *mut c_void {
+    let token = machine::get().and_then(|machine| machine.registry.vm_created().ok());
+    let token = token.and_then(|token| boxed(&FreeBsd, token).ok());
+    token.map_or(ptr::null_mut(), |token| {
+        Box::into_raw_with_allocator(token).0.cast()
+    })
+}
+
+/// The mapping is gone.
+///
+/// # Safety
+///
+/// `token` came from `waterbear_mapping_begin` and comes here once.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn waterbear_mapping_end(token: *mut c_void) {
+    // SAFETY: as the caller promises.
+    drop(unsafe { Box::<Token, FreeBsd>::from_raw_in(token.cast(), Heap(FreeBsd)) });
+}
+
+/// The last reference to a vCPU's descriptor is gone.
+///
+/// # Safety
+///
+/// `vcpu` belonged to that descriptor and comes here once.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn waterbear_vcpu_release(vcpu: *mut c_void) {
+    // SAFETY: `make` made the box over this heap.
+    drop(unsafe { Box::<OwnedVcpu, FreeBsd>::from_raw_in(vcpu.cast(), Heap(FreeBsd)) });
+}
