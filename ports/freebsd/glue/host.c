@@ -320,6 +320,36 @@ wb_is_online(u_int cpu)
 	return (cpu <= mp_maxid && CPU_ISSET(cpu, &all_cpus));
 }
 
+static uint64_t
+nanoseconds(const struct timespec *time)
+{
+	return ((uint64_t)time->tv_sec * 1000000000 + time->tv_nsec);
+}
+
+uint64_t
+wb_boot_time(void)
+{
+	struct timespec time;
+
+	nanouptime(&time);
+	return (nanoseconds(&time));
+}
+
+uint64_t
+wb_wall_time(void)
+{
+	struct timespec time;
+
+	nanotime(&time);
+	return (nanoseconds(&time));
+}
+
+bool
+wb_tsc_is_stable(void)
+{
+	return (tsc_is_invariant != 0 && smp_tsc != 0);
+}
+
 /* The descriptor of a task register that is loaded says so. */
 void
 wb_task_register_was_cut(void)

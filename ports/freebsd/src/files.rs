@@ -91,7 +91,7 @@ extern "C" fn waterbear_system_ioctl(command: c_ulong, argument: c_ulong) -> Num
         match system::command(&FreeBsd, &machine::cpuid, &Process, command, argument) {
             Ok(Reply::Value(value)) => Ok(value.into()),
             Ok(Reply::NewVm) => new_vm(),
-            Ok(Reply::NewVcpu(_)) => Err(Failure::Unknown),
+            Ok(Reply::NewVcpu(_) | Reply::NewStats) => Err(Failure::Unknown),
             Err(failure) => Err(failure),
         },
     )
@@ -181,7 +181,7 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     returned(match answer {
         Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(Reply::NewVcpu(index)) => vcpu::make(handle, index),
-        Ok(Reply::NewVm) => Err(Failure::Unknown),
+        Ok(Reply::NewVm | Reply::NewStats) => Err(Failure::Unknown),
         Err(failure) => Err(failure),
     })
 }

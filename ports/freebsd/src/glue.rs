@@ -86,6 +86,9 @@ unsafe extern "C" {
         context: *mut c_void,
     );
     pub safe fn wb_task_register_was_cut();
+    pub safe fn wb_boot_time() -> u64;
+    pub safe fn wb_wall_time() -> u64;
+    pub safe fn wb_tsc_is_stable() -> bool;
     pub safe fn wb_should_yield() -> bool;
     pub safe fn wb_yield();
     pub safe fn wb_signal_pending() -> bool;

@@ -6,6 +6,7 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod rcu;
+pub mod time;
 pub mod user;
 
 use core::ptr::NonNull;
