@@ -155,10 +155,12 @@ pub const PROGRAMS: &[Program] = &[
     program!(odd_descriptors_and_tables_of_themselves, "odd_state"),
     program!(two_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 2),
     program!(four_cpus_count_wake_and_interrupt_each_other, "smp", vcpus: 4),
-    program!(memory_changes_under_two_vcpus, "vcpus_memory", vcpus: 2),
+    // Where there is no memory, each access is an exit.
+    program!(memory_changes_under_two_vcpus, "vcpus_memory", vcpus: 2, max_exits: 2_000_000),
     program!(no_write_of_two_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 2),
     program!(every_tracked_write_of_two_vcpus_is_told_of, "vcpus_track", vcpus: 2, needs: &[Need::Tracker]),
-    program!(memory_changes_under_four_vcpus, "vcpus_memory", vcpus: 4),
+    // Where there is no memory, each access is an exit.
+    program!(memory_changes_under_four_vcpus, "vcpus_memory", vcpus: 4, max_exits: 2_000_000),
     program!(no_write_of_four_vcpus_is_lost_to_the_log, "vcpus_dirty", vcpus: 4),
     program!(every_tracked_write_of_four_vcpus_is_told_of, "vcpus_track", vcpus: 4, needs: &[Need::Tracker]),
     program!(fpu_and_vector_state_is_kept_apart, "fpu", twins: true),

@@ -14,7 +14,7 @@ pub const NMI: u16 = 0x532;
 pub const NMI_LATER: u16 = 0x533;
 /// 32 bits: an exception; vector, 1 << 8 with an error code, which is in 31:16.
 pub const RAISE: u16 = 0x534;
-/// 32 bits: a [command](crate::commands); reading: 0 or the error.
+/// 32 bits: a command; reading: 0 or the error.
 pub const COMMAND: u16 = 0x540;
 /// A command's first argument; reading: its result.
 pub const ARGUMENT_0: u16 = 0x544;

@@ -155,6 +155,15 @@ pub fn load_stock() -> Outcome {
 }
 
 pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
+    // With its first VM stock KVM has the scheduler's code patched, which QEMU's emulation does not
+    // always survive on a second CPU: it stops at the breakpoint of a patch that is complete.
+    second_cpu(false)?;
+    let outcome = keep_apart();
+    second_cpu(true)?;
+    outcome
+}
+
+fn keep_apart() -> Outcome {
     const BUSY: Result<(), i32> = Err(libc::EBUSY);
     load_stock()?;
     let stock = node::open_at("/dev/kvm")?;

@@ -2,8 +2,8 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | [`image`] | kernels, and where they begin |
-//! | [`state`] | the registers of a CPU that begins |
+//! | `image` | kernels, and where they begin |
+//! | `state` | the registers of a CPU that begins |
 mod image;
 mod state;
 

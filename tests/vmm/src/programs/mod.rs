@@ -2,10 +2,10 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | [`machine`] | what the vCPUs of a program share |
-//! | [`drive`] | one vCPU: runs it, and answers its ports |
-//! | [`commands`] | what a program asks its host to do |
-//! | [`needs`] | what programs must not expect of this machine |
+//! | `machine` | what the vCPUs of a program share |
+//! | `drive` | one vCPU: runs it, and answers its ports |
+//! | `commands` | what a program asks its host to do |
+//! | `needs` | what programs must not expect of this machine |
 mod commands;
 mod drive;
 mod machine;
