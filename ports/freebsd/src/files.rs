@@ -83,10 +83,18 @@ fn returned(answer: Result<i64, Failure>) -> Number {
     }
 }
 
+/// Whether it is asked for statistics, which are files to be read: this port makes none.
+fn asks_for_statistics(command: u32, argument: c_ulong) -> bool {
+    command == kvm::KVM_CHECK_EXTENSION && argument == kvm::KVM_CAP_BINARY_STATS_FD.into()
+}
+
 /// A command for the node.
 #[unsafe(no_mangle)]
 extern "C" fn waterbear_system_ioctl(command: c_ulong, argument: c_ulong) -> Number {
     let command = decoded(command);
+    if asks_for_statistics(command, argument) {
+        return returned(Ok(0));
+    }
     returned(
         match system::command(&FreeBsd, &machine::cpuid, &Process, command, argument) {
             Ok(Reply::Value(value)) => Ok(value.into()),
@@ -176,6 +184,7 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     }
     let answer = match decoded(command) {
         kvm::KVM_SET_USER_MEMORY_REGION => region::set(handle, argument),
+        command if asks_for_statistics(command, argument) => Ok(Reply::Value(0)),
         command => handle.file.command(&Process, command, argument),
     };
     returned(match answer {
