@@ -2,7 +2,7 @@
 
 mod matrix;
 
-use super::report::Report;
+use super::report::{Report, Tried};
 use super::{Options, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
@@ -13,24 +13,21 @@ pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     let image = Image::build(workspace, "", "release")?;
     let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();
-        let report = image
-            .run(&machine, |_| {})
-            .map(|text| judge(&machine, &text));
+        let tried = Tried::new(&machine.name(), || {
+            let text = image.run(&machine, |_| {})?;
+            Ok(judge(&machine, &text))
+        });
         println!("  {} {}", machine.name(), process::seconds(start.elapsed()));
-        (machine, report)
+        (machine, tried)
     });
     let place = |cpu| MACHINES.iter().position(|machine| machine.cpu == cpu);
     results.sort_by_key(|(machine, _)| place(machine.cpu));
     let columns = results
         .iter()
-        .map(|(machine, report)| (machine, report.as_ref().map_or(&[][..], |r| &r.marks)));
+        .map(|(machine, tried)| (machine, tried.report.as_ref().map_or(&[][..], |r| &r.marks)));
     print!("{}", matrix::text(&columns.collect::<Vec<_>>()));
-    for (machine, report) in results {
-        let name = machine.name();
-        match report {
-            Ok(report) => report.tell(&name, tally),
-            Err(sentence) => tally.failed.push(format!("{name}: {sentence}")),
-        }
+    for (machine, tried) in results {
+        tried.tell(&machine.name(), tally);
     }
     tally.notes.push(format!("machines: {}", MACHINES.len()));
     Ok(())

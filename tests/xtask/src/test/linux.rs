@@ -1,6 +1,6 @@
 //! The layer `linux`: the module in a stock kernel, called by a client of ours.
 
-use super::report::Report;
+use super::report::{Report, Tried};
 use super::{Options, Tally};
 use crate::Outcome;
 use crate::linux::{
@@ -85,23 +85,21 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
     let wanted = named.filter(|(name, ..)| name.contains(&options.machine));
     let results = pool::run(wanted.collect(), |(name, kernel, machine, disc)| {
         let start = Instant::now();
-        let text = machine.run(kernel, disc, |line| {
-            if line.starts_with("FAIL ") {
-                println!("  {line}");
+        let tried = Tried::new(&name, || {
+            let text = machine.run(kernel, disc, |_| {})?;
+            let mut report = Report::of(&text);
+            if let Some(failure) = report.failed.last_mut() {
+                let lines: Vec<_> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(100)..].join("\n");
+                *failure += &format!("; the last lines are\n{last}");
             }
+            Ok(report)
         });
         println!("  {name} {}", process::seconds(start.elapsed()));
-        (name, text)
+        (name, tried)
     });
-    for (name, text) in results {
-        let text = text?;
-        let mut report = Report::of(&text);
-        if let Some(failure) = report.failed.last_mut() {
-            let lines: Vec<_> = text.lines().collect();
-            let last = lines[lines.len().saturating_sub(100)..].join("\n");
-            *failure += &format!("; the last lines are\n{last}");
-        }
-        report.tell(&name, tally);
+    for (name, tried) in results {
+        tried.tell(&name, tally);
     }
     Ok(())
 }
