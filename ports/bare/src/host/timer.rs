@@ -129,6 +129,8 @@ pub fn ticks(cpu: CpuId) -> u64 {
 pub fn interrupt() {
     let me = percpu::this();
     me.ticks.fetch_add(1, Ordering::Relaxed);
+    // A sleeper of this CPU may have looked just before, and is about to halt.
+    me.woken.store(true, Ordering::Relaxed);
     if SIGNALS.load(Ordering::Relaxed) {
         me.signal.store(true, Ordering::Relaxed);
     }
