@@ -132,6 +132,8 @@ impl Promise {
 
 /// Makes a VM of the calling process and a descriptor for it. Returns the
 /// descriptor, or the kernel's own error, negated.
+// Its frame is large, and no other command's business.
+#[inline(never)]
 fn new_vm() -> Result<c_long, Failure> {
     let machine = machine::get().ok_or(Error::NotFound)?;
     let token = machine.registry.vm_created()?;

@@ -56,6 +56,9 @@ struct OwnedVcpu {
 
 /// Makes a vCPU and a descriptor for it. Returns the descriptor, or the
 /// kernel's own error, negated.
+// A vCPU is large and is built on the stack: the other commands must not have
+// that in their frames.
+#[inline(never)]
 pub fn make(vm: &Handle, index: u32) -> Result<c_long, Failure> {
     let machine = machine::get().ok_or(Error::NotFound)?;
     let pages = SharedPages::new().map_err(Error::from)?;
