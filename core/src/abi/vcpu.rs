@@ -11,7 +11,7 @@ use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
-use crate::mem::Shared;
+use crate::mem::{Box, Shared, boxed};
 use crate::run::cpuid::HostCpuid;
 use crate::run::{GuestCpu, Leave};
 use crate::stats::{Count, VcpuStats};
@@ -31,7 +31,9 @@ pub struct VcpuFile<H: Hal, V: Vendor, A> {
 
 /// What the thread that runs the vCPU keeps.
 pub(super) struct State<H: Hal, V: Vendor> {
-    pub(super) cpu: GuestCpu<H, V>,
+    /// In a box of its own from the beginning: it is large, and what holds it is moved about on a
+    /// kernel's stack.
+    pub(super) cpu: Box<GuestCpu<H, V>, H>,
     /// Where the answer of a device will be when the vCPU runs again.
     wanted: Option<Wanted>,
     /// The signals that are blocked while the vCPU runs, if not as always.
@@ -62,7 +64,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         index: u32,
         area: A,
     ) -> Result<Self, Error> {
-        let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
+        let mut cpu = boxed(&vm.hal, GuestCpu::new(&vm.hal, vendor, host)?)?;
         cpu.set_tsc_offset(vendor, vm.tsc.offset());
         let stats = cpu.stats().clone();
         let state = State {
