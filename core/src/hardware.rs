@@ -19,12 +19,11 @@
 //! is set before the hardware is touched and cleared after: so an emergency,
 //! which can come between any two instructions, never overlooks a CPU.
 use core::array;
-use core::fmt::Arguments;
 
 use waterbear_hal::cpu::{CpusHeld, MAX_CPUS};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{CpuId, Hal, IrqOff};
+use waterbear_hal::{CpuId, Hal, IrqOff, Word};
 
 use crate::Error;
 use crate::lock::Mutex;
@@ -213,12 +212,20 @@ pub(crate) fn for_all<H: Hal>(
 
 /// Says in the log what is wrong with a CPU.
 fn report<H: Hal>(hal: &H, vendor: &dyn Hardware, cpu: CpuId, trouble: Trouble) -> Error {
-    say(hal, vendor, format_args!("CPU {cpu} {trouble}"));
+    hal.info(&[
+        Word::Text(vendor.name()),
+        Word::Text(": CPU "),
+        Word::Number(cpu.into()),
+        Word::Text(" "),
+        Word::Text(trouble.text()),
+    ]);
     trouble.into()
 }
 
-pub(crate) fn say<H: Hal>(hal: &H, vendor: &dyn Hardware, what: Arguments<'_>) {
-    hal.info(format_args!("{}: {what}", vendor.name()));
+/// Says in the log what happened to a vendor.
+pub(crate) fn say<H: Hal>(hal: &H, vendor: &dyn Hardware, what: &'static str) {
+    let name = vendor.name();
+    hal.info(&[Word::Text(name), Word::Text(": "), Word::Text(what)]);
 }
 
 /// A set of CPUs whose members change by themselves, each on its own.

@@ -117,7 +117,7 @@ impl<'v, H: Hal> Registry<'v, H> {
             self.close();
             return Err(error);
         }
-        say(&self.hal, candidate, format_args!("registered"));
+        say(&self.hal, candidate, "registered");
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl<'v, H: Hal> Registry<'v, H> {
         }
         remove_node();
         self.close();
-        say(&self.hal, vendor, format_args!("unregistered"));
+        say(&self.hal, vendor, "unregistered");
         Ok(())
     }
 

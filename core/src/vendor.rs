@@ -6,8 +6,6 @@
 //! and has no indirect call. [`either`] makes one vendor of two.
 pub mod either;
 
-use core::fmt;
-
 use waterbear_hal::{CpuId, Pfn};
 
 pub use either::Either;
@@ -279,12 +277,11 @@ macro_rules! reasons {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            const ALL: &[$name] = &[$($name::$variant,)*];
-        }
+            const ALL: &[($name, &'static str)] = &[$(($name::$variant, $text),)*];
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($name::$variant => $text,)* })
+            /// The same in words, which go on from the name of a CPU.
+            pub fn text(self) -> &'static str {
+                Self::ALL.get(self as usize).map_or("", |&(_, text)| text)
             }
         }
     };
@@ -341,26 +338,33 @@ pub(crate) enum Trouble {
     Enable(EnableError),
 }
 
+/// In the code of a trouble: what kind it is.
+const ENABLE: u8 = 0x80;
+
 impl Trouble {
     pub(crate) fn code(self) -> u8 {
         match self {
             Trouble::Unsupported(reason) => reason as u8,
-            Trouble::Enable(error) => 0x80 | error as u8,
+            Trouble::Enable(error) => ENABLE | error as u8,
         }
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Self> {
-        let unsupported = Unsupported::ALL.iter().map(|&r| Trouble::Unsupported(r));
-        let enable = EnableError::ALL.iter().map(|&e| Trouble::Enable(e));
-        unsupported.chain(enable).find(|t| t.code() == code)
+        let index = usize::from(code & !ENABLE);
+        if code & ENABLE == 0 {
+            let reason = Unsupported::ALL.get(index);
+            reason.map(|&(reason, _)| Trouble::Unsupported(reason))
+        } else {
+            let error = EnableError::ALL.get(index);
+            error.map(|&(error, _)| Trouble::Enable(error))
+        }
     }
-}
 
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The same in words, which go on from the name of a CPU.
+    pub(crate) fn text(self) -> &'static str {
         match self {
-            Trouble::Unsupported(reason) => reason.fmt(f),
-            Trouble::Enable(error) => error.fmt(f),
+            Trouble::Unsupported(reason) => reason.text(),
+            Trouble::Enable(error) => error.text(),
         }
     }
 }

@@ -7,7 +7,7 @@ use waterbear_core::exit::Exit;
 use waterbear_core::mem::{Box, Heap, Vec};
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{EnableError, Hardware, Left, Unsupported};
-use waterbear_hal::{CpuId, Hal, Level, Pfn};
+use waterbear_hal::{CpuId, Hal, Level, Pfn, Word};
 
 use crate::asid::Asids;
 use crate::by_hand::ByHand;
@@ -63,14 +63,12 @@ impl<H: Hal> Svm<H> {
         let features = match unsafe { facts() }.features() {
             Ok(features) => features,
             Err(reason) => {
-                hal.info(format_args!("SVM: this CPU {reason}"));
+                hal.info(&[Word::Text("SVM: this CPU "), Word::Text(reason.text())]);
                 return Err(Error::NotSupported);
             }
         };
         let Ok(format) = features.entry_format(Level::L4) else {
-            hal.info(format_args!(
-                "SVM: this CPU has an unknown page-table format"
-            ));
+            hal.info(&[Word::Text("SVM: this CPU has an unknown page-table format")]);
             return Err(Error::NotSupported);
         };
         let mut list = Vec::new_in(Heap(hal.clone()));

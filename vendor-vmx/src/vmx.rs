@@ -9,7 +9,7 @@ use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{
     Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor,
 };
-use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
+use waterbear_hal::{CpuId, Hal, Pfn, Pinned, Word};
 use x86::vmx::vmcs::{control, guest};
 
 use crate::blocking;
@@ -39,12 +39,12 @@ impl<H: Hal> Vmx<H> {
         let features = match cpu::facts().features() {
             Ok(features) => features,
             Err(reason) => {
-                hal.info(format_args!("VMX: this CPU {reason}"));
+                hal.info(&[Word::Text("VMX: this CPU "), Word::Text(reason.text())]);
                 return Err(Error::NotSupported);
             }
         };
         let lacks = || {
-            hal.info(format_args!("VMX: this CPU lacks controls that are needed"));
+            hal.info(&[Word::Text("VMX: this CPU lacks controls that are needed")]);
             Error::NotSupported
         };
         let format = features.entry_format().map_err(|_| lacks())?;

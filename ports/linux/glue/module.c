@@ -10,6 +10,7 @@
 #include <linux/syscore_ops.h>
 
 #include "glue.h"
+#include "linux.h"
 
 static bool kvm_node;
 module_param(kvm_node, bool, 0444);
@@ -66,14 +67,20 @@ void wb_node_remove(void)
 
 static enum cpuhp_state cpu_state;
 
+static int suspend(void)
+{
+	waterbear_suspend();
+	return 0;
+}
+
 static struct syscore_ops sleep_ops = {
-	.suspend = waterbear_suspend,
+	.suspend = suspend,
 	.resume = waterbear_resume,
 };
 
 static void shutdown_here(void *context)
 {
-	waterbear_shutdown(smp_processor_id());
+	waterbear_shutdown();
 }
 
 /* Firmware may not find its way with hardware virtualisation on. */
