@@ -23,7 +23,7 @@ use core::array;
 use waterbear_hal::cpu::{CpusHeld, MAX_CPUS};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{CpuId, Hal, IrqOff};
+use waterbear_hal::{CpuId, Hal, IrqOff, Word};
 
 use crate::Error;
 use crate::lock::Mutex;
@@ -217,8 +217,13 @@ pub(crate) fn for_all<H: Hal>(
 /// Says in the log what is wrong with a CPU.
 #[cold]
 fn report<H: Hal>(hal: &H, vendor: &dyn Hardware, cpu: CpuId, trouble: Trouble) -> Error {
-    let (name, what) = (vendor.name(), trouble.text());
-    hal.info(format_args!("{name}: CPU {cpu} {what}"));
+    hal.info(&[
+        Word::Text(vendor.name()),
+        Word::Text(": CPU "),
+        Word::Number(cpu.into()),
+        Word::Text(" "),
+        Word::Text(trouble.text()),
+    ]);
     trouble.into()
 }
 

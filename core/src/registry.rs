@@ -20,7 +20,7 @@
 use waterbear_hal::cpu::CpusHeld;
 use waterbear_hal::sync::atomic::{AtomicUsize, Ordering};
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{CpuId, Hal};
+use waterbear_hal::{CpuId, Hal, Word};
 
 use crate::Error;
 use crate::hardware::{Switch, check_here, for_all};
@@ -148,8 +148,10 @@ impl<'v, H: Hal> Registry<'v, H> {
     }
 
     #[cold]
-    fn say(&self, vendor: &dyn Hardware, what: &str) {
-        self.hal.info(format_args!("{}: {what}", vendor.name()));
+    fn say(&self, vendor: &dyn Hardware, what: &'static str) {
+        let name = vendor.name();
+        self.hal
+            .info(&[Word::Text(name), Word::Text(": "), Word::Text(what)]);
     }
 
     /// No vendor and no new VMs. The caller holds the vendor lock.

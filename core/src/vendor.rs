@@ -6,7 +6,7 @@
 //! and has no indirect call. [`either`] makes one vendor of two.
 pub mod either;
 
-use waterbear_hal::{CpuId, Hal, Pfn};
+use waterbear_hal::{CpuId, Hal, Pfn, Word};
 
 pub use either::Either;
 
@@ -323,9 +323,12 @@ reasons! {
 impl Unsupported {
     /// Says in the log that `vendor`'s hardware is not used, and why.
     #[cold]
-    pub fn refuse<H: Hal>(self, hal: &H, vendor: &str) -> Error {
-        let what = Trouble::from(self).text();
-        hal.info(format_args!("{vendor}: this CPU {what}"));
+    pub fn refuse<H: Hal>(self, hal: &H, vendor: &'static str) -> Error {
+        hal.info(&[
+            Word::Text(vendor),
+            Word::Text(": this CPU "),
+            Word::Text(Trouble::from(self).text()),
+        ]);
         Error::NotSupported
     }
 }
