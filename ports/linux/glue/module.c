@@ -12,6 +12,7 @@
 #include <asm/reboot.h>
 
 #include "glue.h"
+#include "linux.h"
 
 /*
  * A crash stops the CPUs wherever they are, and the next kernel must find hardware virtualisation
@@ -85,14 +86,20 @@ void wb_node_remove(void)
 
 static enum cpuhp_state cpu_state;
 
+static int suspend(void)
+{
+	waterbear_suspend();
+	return 0;
+}
+
 static struct syscore_ops sleep_ops = {
-	.suspend = waterbear_suspend,
+	.suspend = suspend,
 	.resume = waterbear_resume,
 };
 
 static void shutdown_here(void *context)
 {
-	waterbear_shutdown(smp_processor_id());
+	waterbear_shutdown();
 }
 
 /* Firmware may not find its way with hardware virtualisation on. */

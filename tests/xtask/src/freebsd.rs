@@ -58,7 +58,9 @@ pub fn build(workspace: &Workspace) -> Outcome<PathBuf> {
             .args(COMPILE.split_whitespace())
             .arg(format!("-D__FreeBSD_version={OLDEST}"))
             .arg("-I")
-            .arg(&objects);
+            .arg(&objects)
+            .arg("-I")
+            .arg(workspace.folder("ports/kernel"));
         for name in FOLDERS {
             compile.arg("-isystem").arg(headers.join(name));
         }
