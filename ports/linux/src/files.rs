@@ -16,7 +16,7 @@ use core::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
 use core::ops::Range;
 
 use waterbear_core::Error;
-use waterbear_core::abi::{Caller, Failure, Reply, VmFile, system};
+use waterbear_core::abi::{Caller, Failure, Reply, VmFile, capability, kvm, system};
 use waterbear_core::mem::{Box, Heap, Shared, boxed};
 use waterbear_core::registry::VmToken;
 use waterbear_core::tdp::DirtyTracking;
@@ -173,6 +173,16 @@ unsafe extern "C" fn waterbear_vm_ioctl(
     if !handle.file.vm().user().is_callers() {
         return returned(Err(Error::Dead.into()));
     }
+    // Owners ask this a hundred times as they begin.
+    if command == kvm::KVM_CHECK_EXTENSION {
+        return capability::value(&Linux, argument).into();
+    }
+    vm_command(handle, command, argument)
+}
+
+/// Any other command.
+#[inline(never)]
+fn vm_command(handle: &Handle, command: u32, argument: u64) -> c_long {
     returned(match handle.file.command(&Process, command, argument) {
         Ok(Reply::Value(value)) => Ok(value.into()),
         Ok(Reply::NewVcpu(index)) => vcpu::make(handle, index),
