@@ -2,7 +2,7 @@
 //! nothing, and that many entries.
 use waterbear_hal::Hal;
 
-use super::bytes::{self, Caller, field, set_field};
+use super::bytes::{Caller, field, set_field, tell_count, word};
 use super::kvm::kvm_msr_entry;
 use super::vcpu::{Context, State};
 use super::{Answer, DONE, Failure, Reply};
@@ -18,12 +18,12 @@ const MAX: u32 = 256;
 
 /// The list of registers that owners save and restore.
 pub(super) fn list(caller: &impl Caller, argument: u64) -> Answer {
-    list_out(caller, argument, MSRS.iter().copied())
+    list_out(caller, argument, MSRS)
 }
 
 /// The list of registers that tell what a guest can have.
 pub(super) fn feature_list(caller: &impl Caller, argument: u64) -> Answer {
-    list_out(caller, argument, FEATURES.iter().map(|(number, _)| *number))
+    list_out(caller, argument, &FEATURES.map(|(number, _)| number))
 }
 
 /// Reads registers that tell what a guest can have.
@@ -34,18 +34,10 @@ pub(super) fn get_features(caller: &impl Caller, argument: u64) -> Answer {
     })
 }
 
-/// Writes a list, if the caller has room for it: a count, and the numbers. The count always.
-fn list_out(
-    caller: &impl Caller,
-    argument: u64,
-    numbers: impl ExactSizeIterator<Item = u32>,
-) -> Answer {
-    let room = u32::from_le_bytes(bytes::structure(caller, argument)?);
-    let count = numbers.len() as u32;
-    caller.copy_out(argument, &count.to_le_bytes())?;
-    if room < count {
-        return Err(Failure::TooBig);
-    }
+/// Writes a list: a count, and the numbers.
+#[inline(never)]
+fn list_out(caller: &impl Caller, argument: u64, numbers: &[u32]) -> Answer {
+    tell_count(caller, argument, numbers.len())?;
     let mut at = argument.wrapping_add(4);
     for number in numbers {
         caller.copy_out(at, &number.to_le_bytes())?;
@@ -54,13 +46,35 @@ fn list_out(
     DONE
 }
 
-/// How many entries the caller has.
-fn count(caller: &impl Caller, argument: u64) -> Result<u32, Failure> {
-    let count = u32::from_le_bytes(bytes::structure(caller, argument)?);
+/// Copies one entry after another, and acts on each: its number, and its value. What changes of
+/// them is copied out again if they are read. Stops where `act` does not want one; says how many
+/// it wanted.
+fn each(
+    caller: &impl Caller,
+    argument: u64,
+    read: bool,
+    act: &mut dyn FnMut(u32, &mut u64) -> bool,
+) -> Answer {
+    let count = word(caller, argument)?;
     if count >= MAX {
         return Err(Failure::TooBig);
     }
-    Ok(count)
+    let mut at = argument.wrapping_add(ENTRIES);
+    for done in 0..count {
+        let mut entry = [0; ENTRY];
+        caller.copy_in(at, &mut entry)?;
+        let number = field!(entry, kvm_msr_entry.index: u32);
+        let mut value = field!(entry, kvm_msr_entry.data: u64);
+        if !act(number, &mut value) {
+            return Ok(Reply::Value(done));
+        }
+        if read {
+            set_field!(entry, kvm_msr_entry.data = value);
+            caller.copy_out(at, &entry)?;
+        }
+        at = at.wrapping_add(ENTRY as u64);
+    }
+    Ok(Reply::Value(count))
 }
 
 /// Reads registers until one does not exist; says how many were read.
@@ -69,17 +83,11 @@ fn read(
     argument: u64,
     value_of: &mut dyn FnMut(u32) -> Option<u64>,
 ) -> Answer {
-    let count = count(caller, argument)?;
-    for done in 0..count {
-        let at = place(argument, done);
-        let mut entry: [u8; ENTRY] = bytes::structure(caller, at)?;
-        let Some(value) = value_of(field!(entry, kvm_msr_entry.index: u32)) else {
-            return Ok(Reply::Value(done));
-        };
-        set_field!(entry, kvm_msr_entry.data = value);
-        caller.copy_out(at, &entry)?;
-    }
-    Ok(Reply::Value(count))
+    each(caller, argument, true, &mut |number, value| {
+        let read = value_of(number);
+        *value = read.unwrap_or(0);
+        read.is_some()
+    })
 }
 
 impl<H: Hal, V: Vendor> State<H, V> {
@@ -95,32 +103,16 @@ impl<H: Hal, V: Vendor> State<H, V> {
     /// Sets registers until one does not exist or does not take its value; says
     /// how many were set.
     pub(super) fn set_msrs<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let (caller, vendor) = (context.caller, context.vendor);
-        let count = count(caller, context.argument)?;
-        for done in 0..count {
-            let at = place(context.argument, done);
-            let entry: [u8; ENTRY] = bytes::structure(caller, at)?;
-            let number = field!(entry, kvm_msr_entry.index: u32);
-            let value = field!(entry, kvm_msr_entry.data: u64);
+        let (vm, vendor) = (context.vm, context.vendor);
+        let act = &mut |number, value: &mut u64| {
             if number == TSC {
-                let offset = context.vm.tsc.offset_for(&context.vm.hal, value);
+                let offset = vm.tsc.offset_for(&vm.hal, *value);
                 self.cpu.set_tsc_offset(vendor, offset);
-                continue;
+                return true;
             }
-            let vm = context.vm.vm();
-            if self.cpu.set_msr(vendor, number, value).is_err()
-                && self.cpu.set_clock_msr(vm, number, value).is_none()
-            {
-                return Ok(Reply::Value(done));
-            }
-        }
-        Ok(Reply::Value(count))
+            self.cpu.set_msr(vendor, number, *value).is_ok()
+                || self.cpu.set_clock_msr(vm.vm(), number, *value).is_some()
+        };
+        each(context.caller, context.argument, false, act)
     }
-}
-
-/// Where an entry is.
-fn place(argument: u64, number: u32) -> u64 {
-    argument
-        .wrapping_add(ENTRIES)
-        .wrapping_add(u64::from(number) * ENTRY as u64)
 }

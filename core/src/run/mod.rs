@@ -74,7 +74,7 @@ use waterbear_hal::Hal;
 
 use crate::Error;
 use crate::emulate::Devices;
-use crate::mem::{Box, Shared, array};
+use crate::mem::{Box, Shared, array, boxed};
 use crate::stats::VcpuStats;
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
@@ -157,22 +157,29 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// # Errors
     ///
     /// [`Error::NoMemory`], and those of [`Vendor::new_vcpu`].
-    pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            runner: Runner::new(vendor.new_vcpu()?),
+    // In a box from the beginning: it is large, and a kernel's stack is small.
+    #[inline(never)]
+    pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Box<Self, H>, Error> {
+        let runner = Runner::new(vendor.new_vcpu()?);
+        let fpu = hal.new_guest_fpu()?;
+        let stats = Shared::new(hal, VcpuStats::new())?;
+        let data = array(hal, DATA, |_| 0)?;
+        let host = Features::of_host(&|function, index| {
+            vendor.limit_cpuid(function, index, host(function, index))
+        });
+        let cpu = Self {
+            runner,
             mmu: VcpuMmu::new(),
-            fpu: hal.new_guest_fpu()?,
+            fpu,
             cpuid: Table::new(hal),
-            host: Features::of_host(&|function, index| {
-                vendor.limit_cpuid(function, index, host(function, index))
-            }),
+            host,
             features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
             cr8: 0,
             clock: clock::VcpuClock::default(),
-            stats: Shared::new(hal, VcpuStats::new())?,
+            stats,
             events: Events::default(),
             asked: false,
             at_once: false,
@@ -180,11 +187,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             devices: Devices::new(),
             emulated: None,
             together: None,
-            data: array(hal, DATA, |_| 0)?,
+            data,
             len: 0,
             walked: Walked::NOTHING,
             hal: hal.clone(),
-        })
+        };
+        boxed(hal, cpu)
     }
 
     /// Sets the CPUID table. May sleep.
@@ -193,7 +201,23 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     ///
     /// [`Error::Invalid`] for too many entries, [`Error::NoMemory`]; the old table stays.
     pub fn set_cpuid(&mut self, entries: &[CpuidEntry]) -> Result<(), Error> {
-        self.cpuid = Table::with(&self.hal, entries)?;
+        let mut rest = entries.iter();
+        self.read_cpuid(entries.len(), &mut || {
+            rest.next().copied().ok_or(Error::Invalid)
+        })
+    }
+
+    /// The same with `count` entries that `next` tells. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_cpuid`](GuestCpu::set_cpuid), and those of `next`.
+    pub fn read_cpuid(
+        &mut self,
+        count: usize,
+        next: &mut dyn FnMut() -> Result<CpuidEntry, Error>,
+    ) -> Result<(), Error> {
+        self.cpuid.replace(&self.hal, count, next)?;
         self.features = self.cpuid.features().and(&self.host);
         Ok(())
     }
@@ -224,7 +248,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// IA32_APIC_BASE.
     pub fn apic_base(&self) -> u64 {
-        self.kept.apic_base
+        self.kept.apic_base()
     }
 
     /// The vendor's state of the vCPU.
@@ -259,9 +283,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.answer() & u64::MAX.checked_shr(unused).unwrap_or(0)
     }
 
-    /// Sets the first eight bytes of the data, as many as count.
-    pub fn set_word(&mut self, word: u64) {
-        self.put_word(word);
+    /// The data in words of eight bytes. The last one may have more than count.
+    pub fn words(&mut self) -> &mut [[u8; 8]] {
+        let (words, _) = self.data.as_chunks_mut();
+        words.get_mut(..self.len.div_ceil(8)).unwrap_or_default()
     }
 
     /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.
@@ -322,12 +347,19 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
+    /// Whether no event waits, and no window was asked for.
+    fn is_quick(&self) -> bool {
+        self.events.idle() && !self.asked
+    }
+
     fn run_guest(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
         loop {
-            if (!self.events.idle() || self.asked)
-                && let Some(leave) = self.prepare_events(vendor)
-            {
-                return Ok(leave);
+            let mut quick = self.is_quick();
+            if !quick {
+                if let Some(leave) = self.prepare_events(vendor) {
+                    return Ok(leave);
+                }
+                quick = self.is_quick();
             }
             self.clock.keep(vm, self.kept.tsc_offset);
             let mut inside = Inside {
@@ -340,11 +372,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 asked: Asked {
                     table: &self.cpuid,
                     features: &self.features,
-                    apic_base: self.kept.apic_base,
+                    apic_base: self.kept.apic_base(),
                 },
                 // What waits is looked at before each entry.
                 walked: &mut self.walked,
-                quick: self.events.idle() && !self.asked,
+                quick,
             };
             let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
             // Also when the guest was not entered: nothing stays with the vendor.

@@ -3,6 +3,7 @@ use core::ops::ControlFlow::{self, Break, Continue};
 
 use waterbear_core::Error;
 use waterbear_core::arch::Exception;
+use waterbear_core::mem::Box;
 use waterbear_core::run::{GuestCpu, Leave};
 use waterbear_core::vcpu::Vcpu;
 use waterbear_core::vendor::Vendor;
@@ -21,7 +22,7 @@ pub struct Drive<'m, 'v, V: Vendor> {
     machine: &'m Machine<'v, V>,
     index: usize,
     vcpu: &'m Vcpu<Bare>,
-    cpu: GuestCpu<Bare, V>,
+    cpu: Box<GuestCpu<Bare, V>, Bare>,
     arguments: [u32; 3],
     /// What the last command came to.
     status: u32,
