@@ -90,11 +90,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::Fault { gpa, access } => {
                 self.stats.add(Count::Fault);
                 let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
-                self.after_fault(vm, vendor, outcome, gpa, access)
+                self.after_fault(vm, vendor, outcome, gpa, Some(access))
             }
             Exit::Mmio { gpa, access } => {
                 self.stats.add(Count::MmioFault);
-                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
+                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access.unwrap_or_default())?;
                 self.after_fault(vm, vendor, outcome, gpa, access)
             }
             // The host takes it, and the next attempt sees what it left.
@@ -123,7 +123,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::DirtyLogFull => Ok(self.leave(Leave::Unknown(u64::MAX))),
             Exit::TaskSwitch { .. } => {
                 self.stats.add(Count::Other);
-                Ok(self.emulation_failed(&Default::default()))
+                self.code = Default::default();
+                Ok(self.emulation_failed())
             }
             Exit::Io(io) if io.string => {
                 self.stats.add(Count::Io);
@@ -295,11 +296,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor: &V,
         outcome: Outcome,
         gpa: Gpa,
-        access: Access,
+        access: Option<Access>,
     ) -> Result<Step, Error> {
-        let write = access.write;
-        // A walk of the CPU's own is not the operand.
-        let hint = (!access.guest_walk).then_some(Hint { gpa, write });
+        let hint = match access {
+            // A walk of the CPU's own is not the operand.
+            Some(access) if access.guest_walk => None,
+            access => Some(Hint {
+                gpa,
+                write: access.map(|access| access.write),
+            }),
+        };
         if outcome == Outcome::Mmio
             && let Some(hint) = hint
             && let Some(step) = self.move_plainly(vm, vendor, hint)
