@@ -8,8 +8,27 @@
 #include <linux/reboot.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
+#include <linux/version.h>
+#include <asm/reboot.h>
 
 #include "glue.h"
+
+/*
+ * A crash stops the CPUs wherever they are, and the next kernel must find hardware virtualisation
+ * off. Older kernels look at the CPU themselves; later ones call who has registered.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && \
+	(IS_ENABLED(CONFIG_KVM_INTEL) || IS_ENABLED(CONFIG_KVM_AMD))
+static void emergency(void)
+{
+	waterbear_shutdown(smp_processor_id());
+}
+#define emergency_register() cpu_emergency_register_virt_callback(emergency)
+#define emergency_unregister() cpu_emergency_unregister_virt_callback(emergency)
+#else
+#define emergency_register() do { } while (0)
+#define emergency_unregister() do { } while (0)
+#endif
 
 static bool kvm_node;
 module_param(kvm_node, bool, 0444);
@@ -97,11 +116,13 @@ int wb_watch_cpus(void)
 	cpu_state = state;
 	register_syscore_ops(&sleep_ops);
 	register_reboot_notifier(&shutdown_block);
+	emergency_register();
 	return 0;
 }
 
 void wb_unwatch_cpus(void)
 {
+	emergency_unregister();
 	unregister_reboot_notifier(&shutdown_block);
 	unregister_syscore_ops(&sleep_ops);
 	cpuhp_remove_state_nocalls(cpu_state);
