@@ -98,11 +98,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::Fault { gpa, access } => {
                 self.stats.add(Count::Fault);
                 let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
-                self.after_fault(vm, vendor, outcome, gpa, access)
+                self.after_fault(vm, vendor, outcome, gpa, Some(access))
             }
             Exit::Mmio { gpa, access } => {
                 self.stats.add(Count::MmioFault);
-                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
+                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access.unwrap_or_default())?;
                 self.after_fault(vm, vendor, outcome, gpa, access)
             }
             // The host takes it, and the next attempt sees what it left.
@@ -148,7 +148,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::DirtyLogFull => (Count::Other, Some(Leave::Unknown(u64::MAX))),
             Exit::TaskSwitch { .. } => {
                 self.stats.add(Count::Other);
-                return Ok(self.emulation_failed(&Default::default()));
+                self.code = Default::default();
+                return Ok(self.emulation_failed());
             }
             // Of a string.
             Exit::Io(_) => {
@@ -303,11 +304,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor: &V,
         outcome: Outcome,
         gpa: Gpa,
-        access: Access,
+        access: Option<Access>,
     ) -> Result<Step, Error> {
-        let write = access.write;
-        // A walk of the CPU's own is not the operand.
-        let hint = (!access.guest_walk).then_some(Hint { gpa, write });
+        let hint = match access {
+            // A walk of the CPU's own is not the operand.
+            Some(access) if access.guest_walk => None,
+            access => Some(Hint {
+                gpa,
+                write: access.map(|access| access.write),
+            }),
+        };
         if outcome == Outcome::Mmio
             && let Some(hint) = hint
             && let Some(step) = self.move_plainly(vm, vendor, hint)

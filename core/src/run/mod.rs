@@ -83,6 +83,7 @@ use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
+use fetch::Code;
 use glance::Walked;
 pub use leave::Leave;
 use plain::Move;
@@ -117,8 +118,10 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     at_once: bool,
     pending: Pending,
     devices: Devices,
-    /// The instruction that a device answers.
-    emulated: Option<Emulated>,
+    /// The bytes that were fetched last.
+    code: Code,
+    /// The instruction that was executed here last; a device may have to answer it.
+    emulated: Emulated,
     /// What the owner does together.
     together: Option<Together>,
     data: Box<[u8], H>,
@@ -185,7 +188,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             at_once: false,
             pending: Pending::Nothing,
             devices: Devices::new(),
-            emulated: None,
+            code: Code::default(),
+            emulated: Emulated::default(),
             together: None,
             data,
             len: 0,
@@ -292,7 +296,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.
     pub fn abandon(&mut self) {
         self.pending = Pending::Nothing;
-        self.emulated = None;
         self.together = None;
     }
 

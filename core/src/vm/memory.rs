@@ -211,7 +211,7 @@ impl<H: Hal> Vm<H> {
 }
 
 /// Whether an access found memory.
-fn is_there(result: Result<(), MemoryError>) -> Result<bool, Error> {
+pub(crate) fn is_there(result: Result<(), MemoryError>) -> Result<bool, Error> {
     match result {
         Ok(()) => Ok(true),
         Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => Ok(false),

@@ -30,6 +30,7 @@ use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
 use crate::vcpu::Vcpus;
 
 pub use fault::{Outcome, VcpuMmu};
+pub(crate) use memory::is_there;
 pub use tables::GuestTables;
 pub use track::Registration;
 
