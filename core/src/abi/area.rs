@@ -76,14 +76,14 @@ mod place {
 }
 
 #[inline(always)]
-fn load(area: &impl RunArea, word: usize) -> u64 {
-    let word = area.words().get(word);
+fn load(area: &[AtomicU64], word: usize) -> u64 {
+    let word = area.get(word);
     word.map_or(0, |word| word.load(Ordering::Relaxed))
 }
 
 #[inline(always)]
-fn store(area: &impl RunArea, word: usize, value: u64) {
-    if let Some(word) = area.words().get(word) {
+fn store(area: &[AtomicU64], word: usize, value: u64) {
+    if let Some(word) = area.get(word) {
         word.store(value, Ordering::Relaxed);
     }
 }
@@ -100,7 +100,7 @@ pub(super) struct Wish {
 
 /// Reads what the owner wants.
 #[inline]
-pub(super) fn wish(area: &impl RunArea) -> Wish {
+pub(super) fn wish(area: &[AtomicU64]) -> Wish {
     let requests = load(area, place::REQUESTS);
     Wish {
         window: requests & 0xff != 0,
@@ -123,7 +123,7 @@ pub(super) struct State {
 
 /// Tells the owner the state, and why the vCPU came back unless the run failed.
 #[inline]
-pub(super) fn tell_state(area: &impl RunArea, reason: Option<u32>, state: &State) {
+pub(super) fn tell_state(area: &[AtomicU64], reason: Option<u32>, state: &State) {
     let reason = reason.unwrap_or_else(|| load(area, place::REASON) as u32);
     let word = u64::from(reason)
         | u64::from(state.ready) << place::READY
@@ -140,7 +140,7 @@ pub(super) struct Wanted(usize);
 /// Reads what a device has answered, into the vCPU's data.
 #[inline]
 pub(super) fn take_answer<H: Hal, V: Vendor>(
-    area: &impl RunArea,
+    area: &[AtomicU64],
     wanted: Wanted,
     cpu: &mut GuestCpu<H, V>,
 ) {
@@ -159,7 +159,7 @@ pub(super) struct Told {
 /// Tells the owner the details of why the vCPU came back, and its data.
 #[inline]
 pub(super) fn tell_leave<H: Hal, V: Vendor>(
-    area: &impl RunArea,
+    area: &[AtomicU64],
     leave: &Leave,
     cpu: &mut GuestCpu<H, V>,
 ) -> Told {

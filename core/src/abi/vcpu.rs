@@ -126,13 +126,14 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     fn run<C: Caller>(&self, context: &Context<'_, H, V, C>, state: &mut State<H, V>) -> Answer {
         no_argument(context.argument)?;
         let (vm, vendor) = (context.vm.vm(), context.vendor);
-        let wish = area::wish(&self.area);
-        let cpu = &mut state.cpu;
+        let words = self.area.words();
+        let wish = area::wish(words);
+        let cpu = &mut *state.cpu;
         cpu.set_cr8(wish.cr8)?;
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
         if let Some(wanted) = state.wanted.take() {
-            area::take_answer(&self.area, wanted, cpu);
+            area::take_answer(words, wanted, cpu);
         }
         let result = match cpu.begin(vm, vendor) {
             Ok(None) => {
@@ -149,7 +150,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         };
         let mut reason = None;
         if let Ok(leave) = &result {
-            let told = area::tell_leave(&self.area, leave, cpu);
+            let told = area::tell_leave(words, leave, cpu);
             (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
@@ -159,7 +160,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             cr8: cpu.cr8(),
             apic_base: cpu.apic_base(),
         };
-        area::tell_state(&self.area, reason, &told);
+        area::tell_state(words, reason, &told);
         match result? {
             Leave::Interrupted => {
                 self.stats.add(Count::Signal);

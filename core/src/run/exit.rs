@@ -117,9 +117,17 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                     Err(why) => self.without_instruction(why),
                 }
             }
-            Exit::Cpuid | Exit::ReadMsr | Exit::WriteMsr | Exit::Halt => {
-                self.instruction_exit(vm, vendor, exit)
-            }
+            Exit::Cpuid
+            | Exit::ReadMsr
+            | Exit::WriteMsr
+            | Exit::Halt
+            | Exit::Control(_)
+            | Exit::Debug(_)
+            | Exit::SetXcr
+            | Exit::Hypercall
+            | Exit::Pause
+            | Exit::Invd
+            | Exit::Wbinvd => self.instruction_exit(vm, vendor, exit),
             _ => self.handle_rare(vm, vendor, exit),
         }
     }
@@ -151,19 +159,18 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 self.code = Default::default();
                 return Ok(self.emulation_failed());
             }
-            // Of a string.
-            Exit::Io(_) => {
+            // What is left: ports and strings.
+            _ => {
                 self.stats.add(Count::Io);
                 return self.emulate(vm, vendor, None);
             }
-            _ => return self.instruction_exit(vm, vendor, exit),
         };
         self.stats.add(count);
         Ok(leave.map_or(Step::Resume, Step::Leave))
     }
 
     /// An instruction left the guest, and is finished here or by the owner.
-    #[inline(never)]
+    #[inline(always)]
     fn instruction_exit(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
         let length = match self.length(vm, vendor) {
             Ok(length) => length,

@@ -155,7 +155,8 @@ enum Pending {
 }
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
-    /// A CPU in the vendor's first state, without CPUID. `host` is the machine's CPUID. May sleep.
+    /// A CPU in the vendor's first state, without CPUID. `host` is what guests can have of the
+    /// machine's. May sleep.
     ///
     /// # Errors
     ///
@@ -167,9 +168,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let fpu = hal.new_guest_fpu()?;
         let stats = Shared::new(hal, VcpuStats::new())?;
         let data = array(hal, DATA, |_| 0)?;
-        let host = Features::of_host(&|function, index| {
-            vendor.limit_cpuid(function, index, host(function, index))
-        });
+        let host = Features::of_host(host);
         let cpu = Self {
             runner,
             mmu: VcpuMmu::new(),
@@ -357,48 +356,56 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     fn run_guest(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
         loop {
-            let mut quick = self.is_quick();
-            if !quick {
-                if let Some(leave) = self.prepare_events(vendor) {
-                    return Ok(leave);
-                }
-                quick = self.is_quick();
-            }
-            self.clock.keep(vm, self.kept.tsc_offset);
-            let mut inside = Inside {
-                vm,
-                vendor,
-                mmu: &mut self.mmu,
-                clock: &mut self.clock,
-                stats: &self.stats,
-                tsc_offset: self.kept.tsc_offset,
-                asked: Asked {
-                    table: &self.cpuid,
-                    features: &self.features,
-                    apic_base: self.kept.apic_base(),
-                },
-                // What waits is looked at before each entry.
-                walked: &mut self.walked,
-                quick,
-            };
-            let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
-            // Also when the guest was not entered: nothing stays with the vendor.
-            if let Some(event) = vendor.take_undelivered(self.runner.state()) {
-                self.take_back(vendor, event);
-            }
-            let Some(exit) = exit? else {
-                if self.hal.signal_pending() {
-                    return Ok(Leave::Interrupted);
-                }
-                if self.hal.should_yield() {
-                    self.hal.yield_now();
-                }
-                continue;
-            };
-            match self.handle(vm, vendor, exit)? {
-                Step::Resume => {}
-                Step::Leave(leave) => return Ok(leave),
+            // The compiler would work out before the first turn where everything is, for turns
+            // that seldom come.
+            let this = core::hint::black_box(&mut *self);
+            if let Step::Leave(leave) = this.run_once(vm, vcpu, vendor)? {
+                return Ok(leave);
             }
         }
+    }
+
+    /// Enters the guest, if nothing is in the way, and handles the exit.
+    #[inline(always)]
+    fn run_once(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Step, Error> {
+        let mut quick = self.is_quick();
+        if !quick {
+            quick = match self.prepare_events(vendor) {
+                None => self.is_quick(),
+                Some(leave) => return Ok(Step::Leave(leave)),
+            };
+        }
+        self.clock.keep(vm, self.kept.tsc_offset);
+        let mut inside = Inside {
+            vm,
+            vendor,
+            mmu: &mut self.mmu,
+            clock: &mut self.clock,
+            stats: &self.stats,
+            tsc_offset: self.kept.tsc_offset,
+            asked: Asked {
+                table: &self.cpuid,
+                features: &self.features,
+                apic_base: self.kept.apic_base(),
+            },
+            // What waits is looked at before each entry.
+            walked: &mut self.walked,
+            quick,
+        };
+        let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
+        // Also when the guest was not entered: nothing stays with the vendor.
+        if let Some(event) = vendor.take_undelivered(self.runner.state()) {
+            self.take_back(vendor, event);
+        }
+        if let Some(exit) = exit? {
+            return self.handle(vm, vendor, exit);
+        }
+        if self.hal.signal_pending() {
+            return Ok(Step::Leave(Leave::Interrupted));
+        }
+        if self.hal.should_yield() {
+            self.hal.yield_now();
+        }
+        Ok(Step::Resume)
     }
 }

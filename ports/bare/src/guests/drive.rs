@@ -40,7 +40,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
     /// Makes the vCPU; it has not begun.
     pub fn new(machine: &'m Machine<'v, V>, index: usize) -> Result<Self, Error> {
         let vcpu = machine.vm.vcpus().add(index as u32)?;
-        let mut cpu = GuestCpu::new(&Bare, machine.vendor, &cpuid::host)?;
+        let mut cpu = GuestCpu::new(&Bare, machine.vendor, &cpuid::limited(machine.vendor))?;
         cpuid::give(machine.vendor, &mut cpu)?;
         let regs = machine.vendor.regs(cpu.state());
         regs.rip = LOAD;
