@@ -22,6 +22,8 @@
 u_long wb_direct_map;
 static struct cdev *node;
 static eventhandler_tag shutdown_tag;
+/* The kernel has a module unloaded that it could not load, too. */
+static bool loaded;
 
 static int
 node_ioctl(struct cdev *device, u_long command, caddr_t data, int flags,
@@ -107,6 +109,7 @@ load(void)
 			vmm_resume_p = waterbear_resume;
 			shutdown_tag = EVENTHANDLER_REGISTER(shutdown_final,
 			    shutdown, NULL, SHUTDOWN_PRI_FIRST);
+			loaded = true;
 			return (0);
 		}
 		wb_rcu_stop();
@@ -118,10 +121,14 @@ load(void)
 static int
 unload(void)
 {
-	int error = waterbear_exit();
+	int error;
 
+	if (!loaded)
+		return (0);
+	error = waterbear_exit();
 	if (error != 0)
 		return (error);
+	loaded = false;
 	EVENTHANDLER_DEREGISTER(shutdown_final, shutdown_tag);
 	vmm_suspend_p = NULL;
 	vmm_resume_p = NULL;
