@@ -4,6 +4,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use waterbear_hal::addr::{PAGE_SHIFT, PAGE_SIZE};
 use waterbear_hal::{AllocError, Memory, PageTable, Pfn};
 
 use super::SlimHost;
@@ -107,6 +108,11 @@ fn index(pfn: Pfn) -> u32 {
     (pfn.0 - BASE.0) as u32
 }
 
+fn pages(count: usize) -> Layout {
+    let size = PAGE_SIZE as usize;
+    Layout::from_size_align(count * size, size).expect("that many pages fit")
+}
+
 // SAFETY: a frame is in one list or live; deferred ones are reused after a
 // barrier only. Heap memory comes from the system's allocator.
 unsafe impl Memory for SlimHost {
@@ -161,17 +167,24 @@ unsafe impl Memory for SlimHost {
         lists.live -= 1;
     }
 
-    // Nothing that is measured needs pages for hardware.
-    fn alloc_pages(&self, _count: usize) -> Result<Pfn, AllocError> {
-        Err(AllocError)
+    // What a VM shares with its owner: heap memory, whose frame numbers are its own.
+    fn alloc_pages(&self, count: usize) -> Result<Pfn, AllocError> {
+        // SAFETY: the layout is not empty, as the core promises.
+        let pages = unsafe { alloc_zeroed(pages(count)) };
+        let pages = NonNull::new(pages).ok_or(AllocError)?;
+        Ok(Pfn(pages.as_ptr().expose_provenance() as u64 >> PAGE_SHIFT))
     }
 
-    unsafe fn pages(&self, _pfn: Pfn) -> NonNull<u8> {
-        unreachable!("no pages were allocated")
+    unsafe fn pages(&self, pfn: Pfn) -> NonNull<u8> {
+        let address = std::ptr::with_exposed_provenance_mut(pfn.hpa().0 as usize);
+        NonNull::new(address).expect("it came from `alloc_pages`")
     }
 
-    unsafe fn free_pages(&self, _pfn: Pfn, _count: usize) {
-        unreachable!("no pages were allocated")
+    unsafe fn free_pages(&self, pfn: Pfn, count: usize) {
+        // SAFETY: as the caller promises.
+        let start = unsafe { self.pages(pfn) };
+        // SAFETY: `alloc_pages` allocated it with this layout.
+        unsafe { dealloc(start.as_ptr(), pages(count)) }
     }
 
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
