@@ -20,12 +20,8 @@
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && \
 	(IS_ENABLED(CONFIG_KVM_INTEL) || IS_ENABLED(CONFIG_KVM_AMD))
-static void emergency(void)
-{
-	waterbear_shutdown(smp_processor_id());
-}
-#define emergency_register() cpu_emergency_register_virt_callback(emergency)
-#define emergency_unregister() cpu_emergency_unregister_virt_callback(emergency)
+#define emergency_register() cpu_emergency_register_virt_callback(waterbear_shutdown)
+#define emergency_unregister() cpu_emergency_unregister_virt_callback(waterbear_shutdown)
 #else
 #define emergency_register() do { } while (0)
 #define emergency_unregister() do { } while (0)
