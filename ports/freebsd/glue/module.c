@@ -23,6 +23,8 @@
 u_long wb_direct_map;
 static struct cdev *node;
 static eventhandler_tag shutdown_tag;
+/* The kernel has a module unloaded that it could not load, too. */
+static bool loaded;
 
 static int
 node_ioctl(struct cdev *device, u_long command, caddr_t data, int flags,
@@ -121,8 +123,10 @@ load(void)
 	error = wb_rcu_start();
 	if (error == 0) {
 		error = -waterbear_init();
-		if (error == 0)
+		if (error == 0) {
+			loaded = true;
 			return (0);
+		}
 		wb_rcu_stop();
 	}
 	wb_cpus_stop();
@@ -132,10 +136,14 @@ load(void)
 static int
 unload(void)
 {
-	int error = -waterbear_exit();
+	int error;
 
+	if (!loaded)
+		return (0);
+	error = -waterbear_exit();
 	if (error != 0)
 		return (error);
+	loaded = false;
 	wb_rcu_stop();
 	wb_cpus_stop();
 	return (0);

@@ -14,11 +14,20 @@
 
 #include "glue.h"
 
+/*
+ * Who gives a page back knows its frame only. That leads to another page than
+ * this one if this is a stand-in, as for the memory of devices and of vCPUs.
+ */
 static bool
 hold(u_long address, vm_prot_t access, vm_page_t *page)
 {
-	return (vm_fault_quick_hold_pages(&curproc->p_vmspace->vm_map,
-	    trunc_page(address), PAGE_SIZE, access, page, 1) == 1);
+	if (vm_fault_quick_hold_pages(&curproc->p_vmspace->vm_map,
+	    trunc_page(address), PAGE_SIZE, access, page, 1) != 1)
+		return (false);
+	if (PHYS_TO_VM_PAGE(VM_PAGE_TO_PHYS(*page)) == *page)
+		return (true);
+	vm_page_unwire(*page, PQ_ACTIVE);
+	return (false);
 }
 
 /*
