@@ -98,7 +98,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// Outside 64-bit mode these instructions move 32 bits.
-    fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
+    #[inline(never)]
+    pub(super) fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
         if self.in_64_bit_code(vendor) {
             value
         } else {

@@ -6,6 +6,10 @@
 //! to long mode and calls [`kernel_main`](crate::machine::kernel_main).
 use core::arch::global_asm;
 use core::ffi::{CStr, c_char};
+use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::host::memory;
 
 global_asm!(
     r#"
@@ -117,8 +121,16 @@ boot_stack_end:
 pub const MAPPED: u64 = 4 << 30;
 
 unsafe extern "C" {
+    /// The page table of level 4.
+    static boot_l4: [AtomicU64; 512];
     static boot_loader: u32;
     static boot_information: u32;
+}
+
+/// The page table of level 4, which all CPUs use.
+pub fn top_table() -> &'static [AtomicU64; 512] {
+    // SAFETY: it is there for good, and everybody uses it as atomics.
+    unsafe { &boot_l4 }
 }
 
 /// What EAX holds after GRUB.
@@ -152,14 +164,44 @@ fn command_line() -> Option<u64> {
     None
 }
 
+/// Where a PVH loader has left a file for us, and its bytes: address and length.
+fn loaded_file() -> Option<(u64, u64)> {
+    // SAFETY: written once, before there was Rust.
+    let (loader, at) = unsafe { (boot_loader, u64::from(boot_information)) };
+    if loader == MULTIBOOT2 || word(at) != PVH || word(at + 12) == 0 {
+        return None;
+    }
+    let list = u64::from(word(at + 16));
+    Some((word(list).into(), word(list + 8).into()))
+}
+
+/// The file, once it is known.
+static FILE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// The file that came with us. Only QEMU's `-initrd` brings one.
+pub fn file() -> Option<&'static [u8]> {
+    let [start, length] = FILE.each_ref().map(|word| word.load(Ordering::Relaxed));
+    if length == 0 {
+        return None;
+    }
+    assert!(start >= memory::END, "the heap is where the file is");
+    let start = start as *const u8;
+    // SAFETY: the loader put it there, it is mapped, and nobody writes to it.
+    Some(unsafe { slice::from_raw_parts(start, length as usize) })
+}
+
 /// Room for the command line; a longer one is cut.
 const LINE: usize = 1024;
 /// The command line, up to the first zero byte.
 static mut COMMAND_LINE: [u8; LINE] = [0; LINE];
 
-/// Copies the command line from where the loader left it: the heap will use that memory. Once,
-/// before anything else.
-pub fn keep_command_line() {
+/// Copies the command line from where the loader left it, and remembers where the file is: the heap
+/// will use that memory. Once, before anything else.
+pub fn keep_information() {
+    if let Some((start, length)) = loaded_file() {
+        FILE[0].store(start, Ordering::Relaxed);
+        FILE[1].store(length, Ordering::Relaxed);
+    }
     let Some(at) = command_line() else { return };
     // SAFETY: ends with a zero byte; nobody writes to it.
     let line = unsafe { CStr::from_ptr(at as *const c_char) }.to_bytes();

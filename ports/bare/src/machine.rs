@@ -6,13 +6,13 @@ use x86::io::{outb, outw};
 
 use crate::console::{self, say};
 use crate::host::{self, percpu, timer};
-use crate::{boot, cpu_name, guests, selftest, smp, traps};
+use crate::{boot, cpu_name, freebsd, guests, selftest, smp, traps};
 
 /// Where Rust begins, on the boot CPU, with the first 4 GiB mapped one to one.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main() -> ! {
     console::init();
-    boot::keep_command_line();
+    boot::keep_information();
     host::memory::init();
     traps::init();
     smp::init_cpu(0);
@@ -23,6 +23,9 @@ extern "C" fn kernel_main() -> ! {
     smp::start();
     let (name, cpus) = (cpu_name::CpuName::read(), host::count());
     say!("NOTE this machine is {name}, CPUs: {cpus}");
+    if let Some(file) = boot::file() {
+        exit(freebsd::run(file));
+    }
     // Who measures or wants certain guests has no time for tests of the host.
     let is_short = boot::option("bench").is_some() || boot::option("only").is_some();
     let host_is_sound = is_short || selftest::run();

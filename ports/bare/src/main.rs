@@ -14,6 +14,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod cpu_name;
 #[cfg(target_os = "none")]
+mod freebsd;
+#[cfg(target_os = "none")]
 mod guests;
 #[cfg(target_os = "none")]
 mod hooks;

@@ -12,6 +12,7 @@
 #include <asm/reboot.h>
 
 #include "glue.h"
+#include "linux.h"
 
 /*
  * A crash stops the CPUs wherever they are, and the next kernel must find hardware virtualisation
@@ -19,12 +20,8 @@
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && \
 	(IS_ENABLED(CONFIG_KVM_INTEL) || IS_ENABLED(CONFIG_KVM_AMD))
-static void emergency(void)
-{
-	waterbear_shutdown(smp_processor_id());
-}
-#define emergency_register() cpu_emergency_register_virt_callback(emergency)
-#define emergency_unregister() cpu_emergency_unregister_virt_callback(emergency)
+#define emergency_register() cpu_emergency_register_virt_callback(waterbear_shutdown)
+#define emergency_unregister() cpu_emergency_unregister_virt_callback(waterbear_shutdown)
 #else
 #define emergency_register() do { } while (0)
 #define emergency_unregister() do { } while (0)
@@ -85,14 +82,20 @@ void wb_node_remove(void)
 
 static enum cpuhp_state cpu_state;
 
+static int suspend(void)
+{
+	waterbear_suspend();
+	return 0;
+}
+
 static struct syscore_ops sleep_ops = {
-	.suspend = waterbear_suspend,
+	.suspend = suspend,
 	.resume = waterbear_resume,
 };
 
 static void shutdown_here(void *context)
 {
-	waterbear_shutdown(smp_processor_id());
+	waterbear_shutdown();
 }
 
 /* Firmware may not find its way with hardware virtualisation on. */

@@ -268,8 +268,9 @@ fn main() {
         sys::power_off();
     }
     if said("crash") && !crash::happened() {
+        let failure = crash::crash();
         println!("PLAN 1");
-        report("the_machine_crashes", crash::crash());
+        report("the_machine_crashes", failure);
         sys::power_off();
     }
     let tests = LISTS

@@ -48,24 +48,9 @@ pub fn build(workspace: &Workspace) -> Outcome<PathBuf> {
     write(&objects.join("opt_global.h"), CONFIGURATION)?;
 
     let port = workspace.folder("ports/freebsd");
-    let mut parts = Vec::new();
-    for source in crate::workspace::files(&port.join("glue"), &["c"])? {
-        let object = objects
-            .join(source.file_name().unwrap_or_default())
-            .with_extension("o");
-        let mut compile = Command::new("clang");
-        compile
-            .args(COMPILE.split_whitespace())
-            .arg(format!("-D__FreeBSD_version={OLDEST}"))
-            .arg("-I")
-            .arg(&objects);
-        for name in FOLDERS {
-            compile.arg("-isystem").arg(headers.join(name));
-        }
-        compile.arg(&source).arg("-o").arg(&object);
-        done(&mut compile, &source.display().to_string())?;
-        parts.push(object);
-    }
+    let glue = port.join("glue");
+    let shared = workspace.folder("ports/kernel");
+    let mut parts = compiled(&glue, &[&shared], &objects, &headers)?;
 
     println!("  building the module's part in Rust");
     let object = objects.join("rust.o");
@@ -95,6 +80,66 @@ pub fn build(workspace: &Workspace) -> Outcome<PathBuf> {
     strip.arg(&whole).arg(&module);
     done(&mut strip, "stripping the module")?;
     Ok(module)
+}
+
+/// Builds the test host's part in C, and a file of it and of the module, for the bare port to load:
+/// each as its length in 8 bytes, and that many bytes.
+pub fn for_host(workspace: &Workspace, module: &Path) -> Outcome<PathBuf> {
+    let folder = workspace.target().join("freebsd");
+    let headers = headers(&folder)?;
+    let objects = folder.join("host-objects");
+    create(&objects)?;
+    write(&objects.join("opt_global.h"), CONFIGURATION)?;
+    let glue = workspace.folder("ports/freebsd/glue");
+    let host = workspace.folder("tests/freebsd-host");
+    let parts = compiled(
+        &host,
+        &[&glue, &workspace.folder("ports/kernel")],
+        &objects,
+        &headers,
+    )?;
+    let whole = objects.join("host");
+    let mut link = Command::new("ld.lld");
+    link.arg("-r").arg("-T").arg(glue.join("../module.lds"));
+    link.arg("-o").arg(&whole).args(parts);
+    done(&mut link, "linking the test host")?;
+    let mut bytes = Vec::new();
+    for object in [&whole, module] {
+        let object = fs::read(object).map_err(|error| format!("{}: {error}", object.display()))?;
+        bytes.extend_from_slice(&(object.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&object);
+    }
+    let file = folder.join("for-the-host");
+    fs::write(&file, bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(file)
+}
+
+/// Compiles the C files of a folder for the kernel, and says where the objects are.
+fn compiled(
+    sources: &Path,
+    others: &[&Path],
+    objects: &Path,
+    headers: &Path,
+) -> Outcome<Vec<PathBuf>> {
+    let mut parts = Vec::new();
+    for source in crate::workspace::files(sources, &["c"])? {
+        let name = source.file_name().unwrap_or_default();
+        let object = objects.join(name).with_extension("o");
+        let mut compile = Command::new("clang");
+        compile
+            .args(COMPILE.split_whitespace())
+            .arg(format!("-D__FreeBSD_version={OLDEST}"));
+        for folder in [&[objects], others].concat() {
+            compile.arg("-I").arg(folder);
+        }
+        for name in FOLDERS {
+            compile.arg("-isystem").arg(headers.join(name));
+        }
+        compile.arg(&source).arg("-o").arg(&object);
+        done(&mut compile, &source.display().to_string())?;
+        parts.push(object);
+    }
+    Ok(parts)
 }
 
 /// What a C compiler for FreeBSD says against a program that includes the installed header.

@@ -77,6 +77,9 @@ pub const KICK_MACHINES: &[Machine] = &[
     bochs("corei7_skylake_x", 2, Expect::Guests("VMX")),
 ];
 
+/// Where the FreeBSD module is tested: one processor more than its guests have.
+pub const FREEBSD_MACHINE: Machine = qemu("EPYC,+svm,+npt", 5, Expect::Guests("SVM"));
+
 /// Every machine that the bare port is tested on. Bochs runs its processors in
 /// turns, so each more costs as much time again, and more; one machine has two.
 pub const MACHINES: &[Machine] = &[
@@ -118,6 +121,8 @@ pub struct Image {
     work: PathBuf,
     /// The kernel's command line.
     options: String,
+    /// What else it gets, from QEMU only.
+    file: Option<PathBuf>,
 }
 
 impl Image {
@@ -142,9 +147,18 @@ impl Image {
                 .join("waterbear-bare"),
             work: target.join("bare"),
             options: options.to_owned(),
+            file: None,
         };
         image.make_disc()?;
         Ok(image)
+    }
+
+    /// The same with a file that the loader hands over.
+    pub fn with_file(self, file: PathBuf) -> Self {
+        Self {
+            file: Some(file),
+            ..self
+        }
     }
 
     fn disc(&self) -> PathBuf {
@@ -181,6 +195,9 @@ impl Image {
             .args(["-append", &self.options])
             .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        if let Some(file) = &self.file {
+            command.arg("-initrd").arg(file);
+        }
         if machine.exact {
             // One tick of the time-stamp counter is one instruction.
             command

@@ -27,7 +27,7 @@ pub const COMMAND: Command = Command {
   loom    the models in every interleaving; each twin must fail
   bare    guests on the bare port, on every emulated machine
   linux   the module in stock Debian kernels
-  freebsd the FreeBSD module as its loader sees it
+  freebsd the FreeBSD module as its loader sees it, and on a test host
 --kernel VERSION
                take only this kernel, 6.1 or 6.12, in the layer linux; may be repeated
 --machine TEXT take only the machines with this in their line, in the layer linux",

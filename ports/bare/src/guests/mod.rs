@@ -17,11 +17,11 @@
 //! | [`host_walk`] | what the host has in its registers, before and after |
 mod bench;
 mod commands;
-mod cpuid;
+pub mod cpuid;
 mod drive;
 mod host_walk;
 mod kick;
-mod machine;
+pub mod machine;
 mod memory;
 mod tracker;
 mod twins;

@@ -13,6 +13,8 @@ use crate::boot::MAPPED;
 /// How much memory the machine must have.
 const HEAP_END: usize = 96 << 20;
 const _: () = assert!(HEAP_END as u64 <= MAPPED);
+/// Where the heap ends.
+pub const END: u64 = HEAP_END as u64;
 /// Every frame number of the heap is below this.
 pub const FRAMES: usize = HEAP_END >> PAGE_SHIFT;
 

@@ -2,6 +2,8 @@
 //! or a world switch that leaves another GS base behind breaks the host at
 //! once.
 use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -14,10 +16,15 @@ use crate::smp::Job;
 /// The most CPUs that this host uses; the rest are left alone.
 pub const MOST: usize = 8;
 
+/// How many bytes a foreign kernel has behind GS.
+pub const FOREIGN: usize = 4096;
+
 /// One CPU's block.
 #[repr(C, align(64))]
 pub struct PerCpu {
-    /// Its own address. First, because `this` reads it through GS.
+    /// What GS leads to belongs to the kernel whose parts run on this host, if there is one.
+    foreign: UnsafeCell<[u8; FOREIGN]>,
+    /// Its own address; `this` reads it through GS.
     own: AtomicPtr<PerCpu>,
     number: AtomicU32,
     /// The number of its local APIC.
@@ -39,6 +46,10 @@ pub struct PerCpu {
     pub job: AtomicPtr<Job>,
 }
 
+// SAFETY: this host does not touch `foreign`; the rest is made of atomics, but for the call, which
+// guards itself.
+unsafe impl Sync for PerCpu {}
+
 static CPUS: [PerCpu; MOST] = [const { PerCpu::new() }; MOST];
 /// How many CPUs run. They are numbered in the order in which they came.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -46,6 +57,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 impl PerCpu {
     const fn new() -> Self {
         Self {
+            foreign: UnsafeCell::new([0; FOREIGN]),
             own: AtomicPtr::new(ptr::null_mut()),
             number: AtomicU32::new(0),
             apic: AtomicU32::new(0),
@@ -58,6 +70,11 @@ impl PerCpu {
             call: Call::new(),
             job: AtomicPtr::new(ptr::null_mut()),
         }
+    }
+
+    /// What GS leads to.
+    pub fn foreign(&self) -> *mut u8 {
+        self.foreign.get().cast()
     }
 
     pub fn number(&self) -> CpuId {
@@ -93,8 +110,11 @@ pub fn count() -> u32 {
 #[inline(always)]
 pub fn this() -> &'static PerCpu {
     let block: *const PerCpu;
-    // SAFETY: GS leads to the block, which begins with its own address.
-    unsafe { asm!("mov {}, gs:[0]", out(reg) block, options(nostack, readonly, preserves_flags)) }
+    // SAFETY: GS leads to the block, which has its own address there.
+    unsafe {
+        asm!("mov {}, gs:[{own}]", out(reg) block, own = const offset_of!(PerCpu, own),
+             options(nostack, readonly, preserves_flags));
+    }
     // SAFETY: `init` has set it; the blocks are static.
     unsafe { &*block }
 }

@@ -1,12 +1,16 @@
-//! The layer `freebsd`: what the module's object must look like for FreeBSD to load it.
+//! The layer `freebsd`: what the module's object must look like for FreeBSD to load it, and what it
+//! does on a host that is made for this test, and is not FreeBSD.
 
+use super::report::{Report, Tried};
 use super::{Options, Tally};
 use crate::freebsd::object::{ALLOC, EXECUTE, Object, WRITE};
-use crate::freebsd::{OLDEST, build, header_faults};
+use crate::freebsd::{OLDEST, build, for_host, header_faults};
+use crate::machine::{FREEBSD_MACHINE, Image};
 use crate::workspace::Workspace;
 use crate::{Outcome, abi};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 /// The relocations that the loader of objects knows, by their numbers in the System V ABI: none,
 /// 64, PC32, PLT32, GLOB_DAT, JMP_SLOT, RELATIVE, 32S, IRELATIVE.
@@ -66,6 +70,22 @@ pub fn run(workspace: &Workspace, _options: &Options, tally: &mut Tally) -> Outc
         }
     }
     tally.notes.push(format!("{} bytes", file.len()));
+    on_host(workspace, &module, tally)
+}
+
+/// Runs the module on the test host.
+fn on_host(workspace: &Workspace, module: &Path, tally: &mut Tally) -> Outcome {
+    let image = Image::build(workspace, "", "release")?.with_file(for_host(workspace, module)?);
+    let name = "the test host";
+    let tried = Tried::new(name, || {
+        let text = image.run(&FREEBSD_MACHINE, |line| {
+            if !line.starts_with("waterbear: ") {
+                println!("  {line}");
+            }
+        })?;
+        Ok(Report::of(&text))
+    });
+    tried.tell(name, tally);
     Ok(())
 }
 
