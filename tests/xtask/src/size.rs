@@ -35,7 +35,7 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     for name in ["kvm", "kvm-amd", "kvm-intel"] {
         columns.push((name, Object::read(&folder.join(format!("{name}.ko")))?));
     }
-    let names = module.file.with_file_name("rust.o.mangled");
+    let names = module.folder.join("rust.o.mangled");
     print!("{}", crates(&names, &columns[0].1)?);
     print!("\n{}", table(&columns));
     let loaded = columns[0].1.loaded();
