@@ -103,13 +103,23 @@ pub fn a_hundred_loads_and_unloads_leave_nothing() -> Outcome {
     for _ in 0..ROUNDS {
         round()?;
     }
-    let after = in_use(&caches)?;
-    let more: Vec<_> = after
-        .into_iter()
-        .filter_map(|(name, count)| {
-            let more = count.saturating_sub(before.get(&name).copied().unwrap_or(0));
-            (more > NOISE).then(|| format!("{name}: {more} more"))
-        })
-        .collect();
-    same("what is left", more, Vec::new())
+    // A busy machine frees late; what is lost stays lost.
+    const TRIES: usize = 8;
+    let mut left = Vec::new();
+    for _ in 0..TRIES {
+        left = more(&before, in_use(&caches)?);
+        if left.is_empty() {
+            break;
+        }
+    }
+    same("what is left", left, Vec::new())
+}
+
+/// Of what there is much more than before.
+fn more(before: &BTreeMap<String, u64>, after: BTreeMap<String, u64>) -> Vec<String> {
+    let more = |(name, count): (String, u64)| {
+        let more = count.saturating_sub(before.get(&name).copied().unwrap_or(0));
+        (more > NOISE).then(|| format!("{name}: {more} more"))
+    };
+    after.into_iter().filter_map(more).collect()
 }
