@@ -8,6 +8,8 @@ use crate::tdp::fast::Access;
 ///
 /// RIP is at the instruction that left, unless a variant says otherwise. The length of that
 /// instruction, where the CPU tells it, is [`Vendor::length`](crate::vendor::Vendor::length).
+///
+/// Those that say no more than their name are together, in the order of [`Plain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     /// The guest touched memory that is not mapped for it.
@@ -26,16 +28,28 @@ pub enum Exit {
     },
     /// IN or OUT.
     Io(IoExit),
+    /// A MOV to or from a control register, CLTS, LMSW or SMSW.
+    Control(ControlExit),
+    /// A MOV to or from a debug register.
+    Debug(DebugExit),
+    /// An exception that is intercepted.
+    Exception(Exception),
+    /// A task switch by CALL, JMP, IRET, an interrupt or an exception.
+    TaskSwitch {
+        /// The selector of the new task.
+        selector: u16,
+    },
+    /// The hardware refused to enter the guest: its state is not valid. The vendor's own number
+    /// for it.
+    Refused(u64),
+    /// Nothing that is handled; the vendor's own number for it.
+    Unknown(u64),
     /// CPUID.
     Cpuid,
     /// RDMSR.
     ReadMsr,
     /// WRMSR.
     WriteMsr,
-    /// A MOV to or from a control register, CLTS, LMSW or SMSW.
-    Control(ControlExit),
-    /// A MOV to or from a debug register.
-    Debug(DebugExit),
     /// XSETBV.
     SetXcr,
     /// HLT.
@@ -50,13 +64,6 @@ pub enum Exit {
     Hypercall,
     /// An instruction that this CPU has and the guest's has not: #UD.
     Forbidden,
-    /// An exception that is intercepted.
-    Exception(Exception),
-    /// A task switch by CALL, JMP, IRET, an interrupt or an exception.
-    TaskSwitch {
-        /// The selector of the new task.
-        selector: u16,
-    },
     /// The guest can take an interrupt now.
     InterruptWindow,
     /// The guest can take an NMI now.
@@ -65,13 +72,48 @@ pub enum Exit {
     Interrupt,
     /// The guest's CPU shut down (triple fault).
     Shutdown,
-    /// The hardware refused to enter the guest: its state is not valid. The vendor's own number
-    /// for it.
-    Refused(u64),
     /// The log of dirty pages that hardware writes is full.
     DirtyLogFull,
-    /// Nothing that is handled; the vendor's own number for it.
-    Unknown(u64),
+}
+
+macro_rules! plain {
+    ($($name:ident)*) => {
+        /// The exits that say no more than their name, as vendors list them in tables.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Plain {
+            $(
+                #[doc = concat!("[`Exit::", stringify!($name), "`].")]
+                $name,
+            )*
+        }
+
+        impl From<Plain> for Exit {
+            fn from(plain: Plain) -> Self {
+                match plain {
+                    $(Plain::$name => Self::$name,)*
+                }
+            }
+        }
+    };
+}
+
+plain! {
+    Cpuid ReadMsr WriteMsr SetXcr Halt Pause Invd Wbinvd Hypercall Forbidden
+    InterruptWindow NmiWindow Interrupt Shutdown DirtyLogFull
+}
+
+impl Plain {
+    /// A table of exits by numbers, which begin at `first`.
+    pub const fn table<const N: usize>(first: u64, exits: &[(u64, Self)]) -> [Option<Self>; N] {
+        let mut table = [None; N];
+        let mut rest = exits;
+        while let [(number, exit), others @ ..] = rest {
+            table[(*number - first) as usize] = Some(*exit);
+            rest = others;
+        }
+        table
+    }
 }
 
 /// An access to an I/O port.

@@ -19,12 +19,11 @@
 //! is set before the hardware is touched and cleared after: so an emergency,
 //! which can come between any two instructions, never overlooks a CPU.
 use core::array;
-use core::fmt::Arguments;
 
 use waterbear_hal::cpu::{CpusHeld, MAX_CPUS};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{CpuId, Hal, IrqOff};
+use waterbear_hal::{CpuId, Hal, IrqOff, Word};
 
 use crate::Error;
 use crate::lock::Mutex;
@@ -65,7 +64,7 @@ impl<H: Hal> Switch<H> {
         let _lock = (!removed(Part::UsageLock)).then(|| self.lock.lock());
         let users = self.users.load(Ordering::Relaxed);
         if users == 0 {
-            let result = for_all(&self.hal, vendor, |cpu| self.enable_here(vendor, cpu));
+            let result = for_all(&self.hal, vendor, &|cpu| self.enable_here(vendor, cpu));
             if let Err(error) = result {
                 self.disable_all(vendor);
                 return Err(error);
@@ -153,7 +152,7 @@ impl<H: Hal> Switch<H> {
         if result.is_err() {
             self.on.clear(cpu);
         }
-        result.map_err(Trouble::Enable)
+        Ok(result?)
     }
 
     /// Switches this CPU off if it is on; it has interrupts off.
@@ -173,9 +172,9 @@ impl<H: Hal> Switch<H> {
 /// Looks whether this CPU, which has interrupts off, can host guests.
 pub(crate) fn check_here(vendor: &dyn Hardware, cpu: CpuId) -> Result<(), Trouble> {
     if cpu as usize >= MAX_CPUS {
-        return Err(Trouble::Unsupported(Unsupported::NumberTooHigh));
+        return Err(Unsupported::NumberTooHigh.into());
     }
-    vendor.check_cpu(cpu).map_err(Trouble::Unsupported)
+    Ok(vendor.check_cpu(cpu)?)
 }
 
 /// Runs `f` on every online CPU, with interrupts off. The caller holds the set
@@ -187,11 +186,11 @@ pub(crate) fn check_here(vendor: &dyn Hardware, cpu: CpuId) -> Result<(), Troubl
 pub(crate) fn for_all<H: Hal>(
     hal: &H,
     vendor: &dyn Hardware,
-    f: impl Fn(CpuId) -> Result<(), Trouble> + Sync,
+    f: &(dyn Fn(CpuId) -> Result<(), Trouble> + Sync),
 ) -> Result<(), Error> {
     let online = hal.online();
     if online.overflowed() {
-        let trouble = Trouble::Unsupported(Unsupported::NumberTooHigh);
+        let trouble = Unsupported::NumberTooHigh.into();
         return Err(report(hal, vendor, MAX_CPUS as CpuId, trouble));
     }
     // CPU number and code of the first trouble; `call_on` waits for all, so
@@ -199,47 +198,58 @@ pub(crate) fn for_all<H: Hal>(
     const NONE: u64 = u64::MAX;
     let first = AtomicU64::new(NONE);
     hal.call_on(&online, &|cpu| {
-        if let Err(trouble) = f(cpu) {
-            let found = u64::from(cpu) << 8 | u64::from(trouble.code());
+        if let Err(Trouble(code)) = f(cpu) {
+            let found = u64::from(cpu) << 8 | u64::from(code);
             let _ = first.compare_exchange(NONE, found, Ordering::Relaxed, Ordering::Relaxed);
         }
     });
-    let found = first.load(Ordering::Relaxed);
-    match Trouble::from_code(found as u8) {
-        Some(trouble) if found != NONE => Err(report(hal, vendor, (found >> 8) as CpuId, trouble)),
-        _ => Ok(()),
+    match first.load(Ordering::Relaxed) {
+        NONE => Ok(()),
+        found => Err(report(
+            hal,
+            vendor,
+            (found >> 8) as CpuId,
+            Trouble(found as u8),
+        )),
     }
 }
 
 /// Says in the log what is wrong with a CPU.
+#[cold]
 fn report<H: Hal>(hal: &H, vendor: &dyn Hardware, cpu: CpuId, trouble: Trouble) -> Error {
-    say(hal, vendor, format_args!("CPU {cpu} {trouble}"));
+    hal.info(&[
+        Word::Text(vendor.name()),
+        Word::Text(": CPU "),
+        Word::Number(cpu.into()),
+        Word::Text(" "),
+        Word::Text(trouble.text()),
+    ]);
     trouble.into()
-}
-
-pub(crate) fn say<H: Hal>(hal: &H, vendor: &dyn Hardware, what: Arguments<'_>) {
-    hal.info(format_args!("{}: {what}", vendor.name()));
 }
 
 /// A set of CPUs whose members change by themselves, each on its own.
 struct Marks([AtomicU64; MAX_CPUS / 64]);
 
 impl Marks {
+    /// A CPU's word, if it can be a member, and its bit in it.
+    fn place(&self, cpu: CpuId) -> (Option<&AtomicU64>, u64) {
+        (self.0.get(cpu as usize / 64), 1 << (cpu % 64))
+    }
+
     fn contains(&self, cpu: CpuId) -> bool {
-        self.0
-            .get(cpu as usize / 64)
-            .is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (cpu % 64)) != 0)
+        let (word, bit) = self.place(cpu);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
     }
 
     fn set(&self, cpu: CpuId) {
-        if let Some(word) = self.0.get(cpu as usize / 64) {
-            word.fetch_or(1 << (cpu % 64), Ordering::Relaxed);
+        if let (Some(word), bit) = self.place(cpu) {
+            word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
     fn clear(&self, cpu: CpuId) {
-        if let Some(word) = self.0.get(cpu as usize / 64) {
-            word.fetch_and(!(1 << (cpu % 64)), Ordering::Relaxed);
+        if let (Some(word), bit) = self.place(cpu) {
+            word.fetch_and(!bit, Ordering::Relaxed);
         }
     }
 }

@@ -20,10 +20,10 @@
 use waterbear_hal::cpu::CpusHeld;
 use waterbear_hal::sync::atomic::{AtomicUsize, Ordering};
 use waterbear_hal::sync::twin::{Part, removed};
-use waterbear_hal::{CpuId, Hal};
+use waterbear_hal::{CpuId, Hal, Word};
 
 use crate::Error;
-use crate::hardware::{Switch, check_here, for_all, say};
+use crate::hardware::{Switch, check_here, for_all};
 use crate::lock::Mutex;
 use crate::lock_order::{VENDOR, VM_LIST};
 use crate::vendor::{EnableError, Hardware, Trouble};
@@ -80,6 +80,7 @@ impl<'v, H: Hal> Registry<'v, H> {
         (current < self.vendors.len()).then_some(current)
     }
 
+    #[inline(never)]
     fn current_vendor(&self) -> Option<&'v dyn Hardware> {
         self.vendors.get(self.current()?).copied()
     }
@@ -106,8 +107,8 @@ impl<'v, H: Hal> Registry<'v, H> {
         }
         {
             let _held = CpusHeld::new(&self.hal);
-            for_all(&self.hal, candidate, |cpu| check_here(candidate, cpu))?;
-            for_all(&self.hal, candidate, |cpu| probe_here(candidate, cpu))?;
+            for_all(&self.hal, candidate, &|cpu| check_here(candidate, cpu))?;
+            for_all(&self.hal, candidate, &|cpu| probe_here(candidate, cpu))?;
             // Release: whoever sees the vendor sees what was found out about
             // it. Pairs with `current`.
             self.current.store(vendor, Ordering::Release);
@@ -117,7 +118,7 @@ impl<'v, H: Hal> Registry<'v, H> {
             self.close();
             return Err(error);
         }
-        say(&self.hal, candidate, format_args!("registered"));
+        self.say(candidate, "registered");
         Ok(())
     }
 
@@ -142,8 +143,15 @@ impl<'v, H: Hal> Registry<'v, H> {
         }
         remove_node();
         self.close();
-        say(&self.hal, vendor, format_args!("unregistered"));
+        self.say(vendor, "unregistered");
         Ok(())
+    }
+
+    #[cold]
+    fn say(&self, vendor: &dyn Hardware, what: &'static str) {
+        let name = vendor.name();
+        self.hal
+            .info(&[Word::Text(name), Word::Text(": "), Word::Text(what)]);
     }
 
     /// No vendor and no new VMs. The caller holds the vendor lock.
@@ -177,13 +185,11 @@ impl<'v, H: Hal> Registry<'v, H> {
             // From here on the vendor stays: unregistering is refused.
             self.current()
         };
-        let result = number
-            .and_then(|number| Some((number, *self.vendors.get(number)?)))
-            .ok_or(Error::NotFound)
-            .and_then(|(number, vendor)| {
-                self.switch.acquire(vendor)?;
-                Ok((number, vendor))
-            });
+        let vendor = number.and_then(|number| self.vendors.get(number));
+        let result = match (number, vendor) {
+            (Some(number), Some(&vendor)) => self.switch.acquire(vendor).map(|()| (number, vendor)),
+            _ => Err(Error::NotFound),
+        };
         match result {
             Ok((number, vendor)) => Ok(VmToken {
                 registry: self,
@@ -259,7 +265,7 @@ impl<'v, H: Hal> Registry<'v, H> {
 /// Looks whether somebody else uses this CPU, which has interrupts off.
 fn probe_here(vendor: &dyn Hardware, cpu: CpuId) -> Result<(), Trouble> {
     if vendor.is_enabled(cpu) {
-        return Err(Trouble::Enable(EnableError::Busy));
+        return Err(EnableError::Busy.into());
     }
     Ok(())
 }

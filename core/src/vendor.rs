@@ -6,9 +6,7 @@
 //! and has no indirect call. [`either`] makes one vendor of two.
 pub mod either;
 
-use core::fmt;
-
-use waterbear_hal::{CpuId, Pfn};
+use waterbear_hal::{CpuId, Hal, Pfn, Word};
 
 pub use either::Either;
 
@@ -17,6 +15,7 @@ use crate::arch::{
     Attributes, Cr4, Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister,
 };
 use crate::exit::Exit;
+use crate::mem::Box;
 use crate::regs::{Regs, Switched};
 use crate::spte::EntryFormat;
 
@@ -70,6 +69,18 @@ pub trait Registers {
 
     /// See [`Vendor::switched`].
     fn switched(&mut self) -> &mut Switched;
+}
+
+impl<T: Registers, H: Hal> Registers for Box<T, H> {
+    #[inline(always)]
+    fn regs(&mut self) -> &mut Regs {
+        (**self).regs()
+    }
+
+    #[inline(always)]
+    fn switched(&mut self) -> &mut Switched {
+        (**self).switched()
+    }
 }
 
 /// Why an entry has ended.
@@ -246,17 +257,11 @@ pub enum Control {
     Efer,
 }
 
-/// A model-specific register whose guest value is in the CPU while the guest runs.
+/// A model-specific register whose guest value is in the CPU while the guest runs. The first eight
+/// are in the order in which one vendor's hardware keeps them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Msr {
-    /// IA32_SYSENTER_CS.
-    SysenterCs,
-    /// IA32_SYSENTER_ESP.
-    SysenterEsp,
-    /// IA32_SYSENTER_EIP.
-    SysenterEip,
-    /// IA32_PAT.
-    Pat,
     /// STAR.
     Star,
     /// LSTAR.
@@ -267,6 +272,14 @@ pub enum Msr {
     Sfmask,
     /// KERNEL_GS_BASE.
     KernelGsBase,
+    /// IA32_SYSENTER_CS.
+    SysenterCs,
+    /// IA32_SYSENTER_ESP.
+    SysenterEsp,
+    /// IA32_SYSENTER_EIP.
+    SysenterEip,
+    /// IA32_PAT.
+    Pat,
     /// TSC_AUX.
     TscAux,
 }
@@ -279,13 +292,8 @@ macro_rules! reasons {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            const ALL: &[$name] = &[$($name::$variant,)*];
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($name::$variant => $text,)* })
-            }
+            /// Each in words, behind "this CPU" or the like.
+            const TEXTS: &[&str] = &[$($text,)*];
         }
     };
 }
@@ -305,6 +313,23 @@ reasons! {
         Differs = "differs from the other CPUs",
         /// At or above [`MAX_CPUS`](waterbear_hal::cpu::MAX_CPUS).
         NumberTooHigh = "has a number that is too high",
+        /// Its page-table entries are none that the core knows.
+        UnknownFormat = "has an unknown page-table format",
+        /// Something that a guest does could not be made to exit.
+        LacksControls = "lacks controls that are needed",
+    }
+}
+
+impl Unsupported {
+    /// Says in the log that `vendor`'s hardware is not used, and why.
+    #[cold]
+    pub fn refuse<H: Hal>(self, hal: &H, vendor: &'static str) -> Error {
+        hal.info(&[
+            Word::Text(vendor),
+            Word::Text(": this CPU "),
+            Word::Text(Trouble::from(self).text()),
+        ]);
+        Error::NotSupported
     }
 }
 
@@ -318,58 +343,45 @@ reasons! {
     }
 }
 
-impl From<Unsupported> for Error {
-    fn from(_: Unsupported) -> Self {
-        Error::NotSupported
-    }
-}
-
-impl From<EnableError> for Error {
-    fn from(error: EnableError) -> Self {
-        match error {
-            EnableError::Busy => Error::Busy,
-            EnableError::Failed => Error::NotSupported,
-        }
-    }
-}
-
-/// What is wrong with a CPU, as a small number: it crosses from the CPU that
-/// found out to the one that asked in an atomic.
+/// What is wrong with a CPU: a small number, because it crosses from the CPU that found out to the
+/// one that asked in an atomic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Trouble {
-    Unsupported(Unsupported),
-    Enable(EnableError),
-}
+pub(crate) struct Trouble(pub(crate) u8);
 
 impl Trouble {
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Trouble::Unsupported(reason) => reason as u8,
-            Trouble::Enable(error) => 0x80 | error as u8,
-        }
-    }
+    /// Set in those that are an [`EnableError`], not [`Unsupported`].
+    const ENABLE: u8 = 0x80;
 
-    pub(crate) fn from_code(code: u8) -> Option<Self> {
-        let unsupported = Unsupported::ALL.iter().map(|&r| Trouble::Unsupported(r));
-        let enable = EnableError::ALL.iter().map(|&e| Trouble::Enable(e));
-        unsupported.chain(enable).find(|t| t.code() == code)
+    /// It in words.
+    pub(crate) fn text(self) -> &'static str {
+        let texts = if self.0 & Self::ENABLE == 0 {
+            Unsupported::TEXTS
+        } else {
+            EnableError::TEXTS
+        };
+        let number = usize::from(self.0 & !Self::ENABLE);
+        texts.get(number).copied().unwrap_or_default()
     }
 }
 
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::Unsupported(reason) => reason.fmt(f),
-            Trouble::Enable(error) => error.fmt(f),
-        }
+impl From<Unsupported> for Trouble {
+    fn from(reason: Unsupported) -> Self {
+        Trouble(reason as u8)
+    }
+}
+
+impl From<EnableError> for Trouble {
+    fn from(error: EnableError) -> Self {
+        Trouble(Self::ENABLE | error as u8)
     }
 }
 
 impl From<Trouble> for Error {
     fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unsupported(reason) => reason.into(),
-            Trouble::Enable(error) => error.into(),
+        if trouble == EnableError::Busy.into() {
+            Error::Busy
+        } else {
+            Error::NotSupported
         }
     }
 }

@@ -41,7 +41,7 @@ pub use bell::{Bell, BellError, NoBell};
 pub use cpu::{Cpu, CpuId, CpuSet, IrqOff, Pinned, WaitQueue};
 pub use fpu::Fpu;
 pub use lock::{Lock, LockClass, LockKind, RawMutex, RawRwLock};
-pub use log::Log;
+pub use log::{Log, Word, Words};
 pub use memory::{AllocError, Memory, PageTable};
 pub use rcu::{Rcu, RcuGuard, Srcu};
 pub use time::Time;

@@ -6,7 +6,7 @@ use waterbear_core::arch::Cr4;
 use waterbear_core::regs::Switched;
 
 use crate::cpu::{self, TSC_AUX, XSS, read_msr, write_msr};
-use crate::detect::Features;
+use crate::detect::Has;
 
 /// DR7 with no breakpoint in use.
 const DR7_OFF: u64 = 0x400;
@@ -35,8 +35,8 @@ impl ByHand {
     /// # Safety
     ///
     /// This is the kernel with interrupts off, until [`restore`](ByHand::restore); the core has
-    /// checked the values; `features` are this CPU's.
-    pub unsafe fn load(guest: &Switched, cr4: u64, tsc_aux: u64, features: &Features) -> Self {
+    /// checked the values; `has` is what this CPU has.
+    pub unsafe fn load(guest: &Switched, cr4: u64, tsc_aux: u64, has: Has) -> Self {
         // SAFETY: the kernel may read it.
         let cr2 = unsafe { cpu::read_cr2() };
         if cr2 != guest.cr2 {
@@ -58,12 +58,12 @@ impl ByHand {
             host
         });
         // SAFETY: the CPU has the register.
-        let tsc_aux = features
-            .tsc_aux
+        let tsc_aux = has
+            .contains(Has::TSC_AUX)
             .then(|| unsafe { swap_msr(TSC_AUX, tsc_aux) });
         // Without CR4.OSXSAVE the guest can use neither register.
         // SAFETY: the kernel may read it.
-        let xsave = features.xsave && both_have_xsave(cr4, unsafe { cpu::read_cr4() });
+        let xsave = has.contains(Has::XSAVE) && both_have_xsave(cr4, unsafe { cpu::read_cr4() });
         let xcr0 = xsave.then(|| {
             // SAFETY: the host has CR4.OSXSAVE set.
             let host = unsafe { cpu::read_xcr0() };
@@ -74,7 +74,7 @@ impl ByHand {
             host
         });
         // SAFETY: the CPU has the register; the core has checked the value.
-        let xss = (xsave && features.xsaves).then(|| unsafe { swap_msr(XSS, guest.xss) });
+        let xss = (xsave && has.contains(Has::XSAVES)).then(|| unsafe { swap_msr(XSS, guest.xss) });
         Self {
             cr2,
             dr6,
@@ -98,7 +98,7 @@ impl ByHand {
     /// # Safety
     ///
     /// On the CPU of `load`, in the same section with interrupts off.
-    pub unsafe fn restore(self, guest: &mut Switched, tsc_aux: u64) {
+    pub unsafe fn restore(&self, guest: &mut Switched, tsc_aux: u64) {
         let (cr2, dr6) = self.left;
         if self.cr2 != cr2 {
             // SAFETY: the host's own value.

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use crate::detect::Facts;
+use crate::detect::{Facts, WORDS};
 
 /// EFER, "Extended Feature Enable Register".
 pub const EFER: u32 = 0xc000_0080;
@@ -188,34 +188,18 @@ pub unsafe fn machine_check() {
 ///
 /// This is the kernel.
 pub unsafe fn facts() -> Facts {
-    let last = __cpuid(0).eax;
-    let last_extended = __cpuid(0x8000_0000).eax;
-    let leaf = |number: u32| (last_extended >= number).then(|| __cpuid(number));
-    let features = leaf(0x8000_0001);
-    let widths = leaf(0x8000_0008);
-    let svm = leaf(0x8000_000a);
-    let has_svm = features.is_some_and(|leaf| leaf.ecx & 1 << 2 != 0);
-    let basic_ecx = __cpuid(1).ecx;
-    let has_xsave = basic_ecx & 1 << 26 != 0 && last >= 0xd;
-    Facts {
-        features_ecx: features.map_or(0, |leaf| leaf.ecx),
-        features_edx: features.map_or(0, |leaf| leaf.edx),
-        address_eax: widths.map_or(0, |leaf| leaf.eax),
-        extended_ebx: widths.map_or(0, |leaf| leaf.ebx),
-        extended2_eax: leaf(0x8000_0021).map_or(0, |leaf| leaf.eax),
-        basic_ecx,
-        xsave_eax: if has_xsave {
-            __cpuid_count(0xd, 1).eax
-        } else {
-            0
-        },
-        svm_ebx: svm.map_or(0, |leaf| leaf.ebx),
-        svm_edx: svm.map_or(0, |leaf| leaf.edx),
-        vm_cr: if has_svm {
-            // SAFETY: a CPU with SVM has the register.
-            unsafe { read_msr(VM_CR) }
-        } else {
-            0
-        },
+    let mut facts = Facts::default();
+    for (word, &(leaf, index, register)) in facts.words.iter_mut().zip(&WORDS) {
+        // The first leaf of either half says which is the last.
+        if __cpuid(leaf & 0x8000_0000).eax >= leaf {
+            let answer = __cpuid_count(leaf, index.into());
+            let answer = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+            *word = answer.get(usize::from(register)).copied().unwrap_or(0);
+        }
     }
+    if facts.has_svm() {
+        // SAFETY: a CPU with SVM has the register.
+        facts.vm_cr = unsafe { read_msr(VM_CR) };
+    }
+    facts
 }

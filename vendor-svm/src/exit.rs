@@ -2,10 +2,11 @@
 //!
 //! Source: AMD APM volume 2, "SVM Intercept Exit Codes" and the sections on each intercept.
 use waterbear_core::arch::{Exception, Rflags};
-use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
+use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit, Plain};
 use waterbear_core::tdp::fast::Access;
 use waterbear_hal::Gpa;
 
+use crate::detect::Has;
 use crate::vmcb::Control;
 
 /// Exit codes that somebody needs by name.
@@ -39,16 +40,16 @@ pub fn reason(control: &Control) -> u64 {
     i64::from(control.exit_code as i32) as u64
 }
 
-/// What an exit means. `assists` says that the CPU has decode assists; `causes` is what
-/// a debug exception has set in DR6.
+/// What an exit means. `has` is what the CPU has; `causes` is what a debug exception has set in
+/// DR6.
 #[inline(always)]
-pub fn decode(control: &Control, assists: bool, causes: u64) -> Exit {
+pub fn decode(control: &Control, has: Has, causes: u64) -> Exit {
     // Those that are finished soonest first, and what is most frequent besides.
     match reason(control) {
         code::CPUID => Exit::Cpuid,
         code::NPF => nested_fault(control.exit_info1, control.exit_info2),
         code::IOIO => port(control.exit_info1),
-        _ => decode_other(control, assists, causes),
+        _ => decode_other(control, has, causes),
     }
 }
 
@@ -64,11 +65,16 @@ fn port(info: u64) -> Exit {
 }
 
 #[inline(never)]
-fn decode_other(control: &Control, assists: bool, causes: u64) -> Exit {
+fn decode_other(control: &Control, has: Has, causes: u64) -> Exit {
+    let assists = has.contains(Has::DECODE_ASSISTS);
     let (info1, info2) = (control.exit_info1, control.exit_info2);
     // Bit 63 tells MOV from CLTS, LMSW and SMSW; the lowest four name the general register.
     let general = (assists && info1 >> 63 != 0).then_some(info1 as u8 & 0xf);
-    match reason(control) {
+    let why = reason(control);
+    if let Some(&Some(plain)) = PLAIN.get(why.wrapping_sub(FIRST_PLAIN) as usize) {
+        return plain.into();
+    }
+    match why {
         register @ 0x00..=0x0f => Exit::Control(ControlExit::Read {
             register: register as u8,
             target: general,
@@ -76,12 +82,8 @@ fn decode_other(control: &Control, assists: bool, causes: u64) -> Exit {
         // A write to CR0 of which it is known that it is no MOV is CLTS or LMSW, one that changes
         // more than TS and MP is LMSW. Which one has to be decoded in the first case.
         0x65 if assists && general.is_none() => Exit::Control(ControlExit::LoadStatus(None)),
-        0x65 => Exit::Control(ControlExit::Write {
-            register: 0,
-            source: general,
-        }),
-        register @ 0x10..=0x1f => Exit::Control(ControlExit::Write {
-            register: register as u8 & 0xf,
+        0x10..=0x1f | 0x65 => Exit::Control(ControlExit::Write {
+            register: if why == 0x65 { 0 } else { why as u8 & 0xf },
             source: general,
         }),
         register @ 0x20..=0x3f => Exit::Debug(DebugExit {
@@ -97,32 +99,55 @@ fn decode_other(control: &Control, assists: bool, causes: u64) -> Exit {
             info2,
             causes,
         )),
-        // INTR, NMI, SMI, INIT: the host takes them when its interrupts, or its GIF, are on.
-        0x60..=0x63 => Exit::Interrupt,
-        code::VINTR => Exit::InterruptWindow,
         // RDPMC: guests have no counters, so no number is right.
         0x6f => Exit::Exception(Exception::general_protection(0)),
-        0x76 => Exit::Invd,
-        0x77 => Exit::Pause,
-        0x78 => Exit::Halt,
         0x7c if info1 & 1 == 0 => Exit::ReadMsr,
         0x7c => Exit::WriteMsr,
         0x7d => Exit::TaskSwitch {
             selector: info1 as u16,
         },
-        code::SHUTDOWN => Exit::Shutdown,
-        0x81 => Exit::Hypercall,
-        0x89 => Exit::Wbinvd,
-        0x8d => Exit::SetXcr,
-        // RSM, INVLPGA; VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT; MONITOR, MWAIT; RDPRU;
-        // INVLPGB, MCOMMIT, TLBSYNC.
-        0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => {
-            Exit::Forbidden
-        }
         code::INVALID => Exit::Refused(code::INVALID),
         other => Exit::Unknown(other),
     }
 }
+
+/// The first exit code that [`PLAIN`] has a place for.
+const FIRST_PLAIN: u64 = 0x60;
+/// What some codes mean whatever comes with them.
+const PLAIN: [Option<Plain>; 0x45] = Plain::table(
+    FIRST_PLAIN,
+    &[
+        // INTR, NMI, SMI, INIT: the host takes them when its interrupts, or its GIF, are on.
+        (0x60, Plain::Interrupt),
+        (0x61, Plain::Interrupt),
+        (0x62, Plain::Interrupt),
+        (0x63, Plain::Interrupt),
+        (code::VINTR, Plain::InterruptWindow),
+        (0x73, Plain::Forbidden), // RSM
+        (0x76, Plain::Invd),
+        (0x77, Plain::Pause),
+        (0x78, Plain::Halt),
+        (0x7a, Plain::Forbidden), // INVLPGA
+        (code::SHUTDOWN, Plain::Shutdown),
+        (0x80, Plain::Forbidden), // VMRUN
+        (0x81, Plain::Hypercall),
+        (0x82, Plain::Forbidden), // VMLOAD
+        (0x83, Plain::Forbidden), // VMSAVE
+        (0x84, Plain::Forbidden), // STGI
+        (0x85, Plain::Forbidden), // CLGI
+        (0x86, Plain::Forbidden), // SKINIT
+        (0x89, Plain::Wbinvd),
+        (0x8a, Plain::Forbidden), // MONITOR
+        (0x8b, Plain::Forbidden), // MWAIT
+        (0x8c, Plain::Forbidden), // MWAIT when the monitor is armed
+        (0x8d, Plain::SetXcr),
+        (0x8e, Plain::Forbidden), // RDPRU
+        (0xa0, Plain::Forbidden), // INVLPGB
+        (0xa1, Plain::Forbidden), // INVLPGB with operands that it does not take
+        (0xa3, Plain::Forbidden), // MCOMMIT
+        (0xa4, Plain::Forbidden), // TLBSYNC
+    ],
+);
 
 /// An intercepted exception. An exception that is intercepted has not written CR2 yet, but DR6.
 fn exception(vector: u8, info1: u64, info2: u64, causes: u64) -> Exception {
@@ -186,7 +211,12 @@ mod tests {
         control.exit_code = exit_code;
         control.exit_info1 = exit_info1;
         control.exit_info2 = exit_info2;
-        decode(&control, assists, DR6_STEP)
+        let has = if assists {
+            Has::DECODE_ASSISTS
+        } else {
+            Has::empty()
+        };
+        decode(&control, has, DR6_STEP)
     }
 
     #[test]

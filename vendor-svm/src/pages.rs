@@ -8,7 +8,8 @@ use waterbear_hal::{Hal, Hpa, Pfn};
 
 use crate::vmcb::Vmcb;
 
-const PAGE: usize = 4096;
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
 
 /// Contiguous pages of this value's own, all zero at first.
 pub struct Pages<H: Hal> {
@@ -23,6 +24,7 @@ impl<H: Hal> Pages<H> {
     /// # Errors
     ///
     /// [`Error::NoMemory`].
+    #[inline(never)]
     pub fn new(hal: &H, count: usize) -> Result<Self, Error> {
         Ok(Self {
             hal: hal.clone(),
@@ -31,9 +33,9 @@ impl<H: Hal> Pages<H> {
         })
     }
 
-    /// Where hardware finds them.
-    pub fn hpa(&self) -> Hpa {
-        self.first.hpa()
+    /// Where hardware finds one of them.
+    pub fn hpa(&self, number: usize) -> Hpa {
+        Hpa(self.first.hpa().0.wrapping_add((number * PAGE) as u64))
     }
 
     fn start(&self) -> NonNull<u8> {
@@ -49,6 +51,7 @@ impl<H: Hal> Pages<H> {
 }
 
 impl<H: Hal> Drop for Pages<H> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: allocated by `new`, and whoever owned this value keeps no
         // CPU that uses it.
@@ -57,7 +60,17 @@ impl<H: Hal> Drop for Pages<H> {
 }
 
 /// A control block on a page of its own.
-pub struct Block<H: Hal>(Pages<H>);
+///
+/// # Invariants
+///
+/// `fields` is where the only page is.
+pub struct Block<H: Hal> {
+    page: Pages<H>,
+    fields: NonNull<Vmcb>,
+}
+
+// SAFETY: a block owns what it points to.
+unsafe impl<H: Hal> Send for Block<H> {}
 
 impl<H: Hal> Block<H> {
     /// Allocates it, all zero. May sleep.
@@ -66,20 +79,28 @@ impl<H: Hal> Block<H> {
     ///
     /// [`Error::NoMemory`].
     pub fn new(hal: &H) -> Result<Self, Error> {
-        Ok(Self(Pages::new(hal, 1)?))
+        let page = Pages::new(hal, 1)?;
+        let fields = page.start().cast();
+        Ok(Self { page, fields })
     }
 
     /// Where hardware finds it.
     pub fn hpa(&self) -> Hpa {
-        self.0.hpa()
+        self.page.hpa(0)
+    }
+
+    /// Makes it all zeros again.
+    pub fn clear(&mut self) {
+        self.page.bytes().fill(0);
     }
 
     /// Its fields. Hardware uses them only inside [`world::run`](crate::world::run), which wants
     /// this value back first.
+    #[inline(always)]
     pub fn fields(&mut self) -> &mut Vmcb {
-        // SAFETY: one page, aligned, initialised to zero and then by us, of
+        // SAFETY: by the invariant one page, aligned, initialised to zero and then by us, of
         // integers and bit sets that take any value.
-        unsafe { self.0.start().cast::<Vmcb>().as_mut() }
+        unsafe { self.fields.as_mut() }
     }
 }
 

@@ -12,9 +12,9 @@ use waterbear_hal::{CpuId, Hal, Level, Pfn};
 use crate::asid::Asids;
 use crate::by_hand::ByHand;
 use crate::cpu::{EFER, PRED_CMD, VM_HSAVE_PA, facts, machine_check, read_msr, write_msr};
-use crate::detect::Features;
+use crate::detect::{Features, Has};
 use crate::exit::{code, reason};
-use crate::pages::Pages;
+use crate::pages::{PAGE, Pages};
 use crate::permission;
 use crate::vcpu::{Maps, Run, SvmVcpu};
 use crate::vmcb::EFER_SVME;
@@ -23,11 +23,13 @@ use crate::world;
 /// EFER.AIBRSE: the CPU protects the host's predictions by itself.
 const EFER_AIBRSE: u64 = 1 << 21;
 
+/// How many pages the permission map of ports has: the third is for accesses that begin at the last
+/// ports.
+const PORTS: usize = 3;
+
 /// What a CPU needs while SVM is on.
 struct PerCpu<H: Hal> {
-    /// Where VMRUN keeps the host's state.
-    save: Pages<H>,
-    /// Where VMSAVE keeps the rest of it.
+    /// Where VMRUN keeps the host's state, and in the second page VMSAVE the rest of it.
     host: Pages<H>,
     asids: Asids,
     /// The vCPU that ran last, by number.
@@ -42,10 +44,9 @@ pub struct Svm<H: Hal> {
     features: Features,
     format: EntryFormat,
     cpus: Box<[PerCpu<H>], H>,
-    /// Ports: every access of the guest's exits.
-    iopm: Pages<H>,
-    /// MSRs: see [`permission`].
-    msrpm: Pages<H>,
+    /// The permission maps: that of ports, where every access of the guest's exits, and behind it
+    /// that of MSRs; see [`permission`].
+    maps: Pages<H>,
     /// The number that the next vCPU gets.
     next: AtomicU64,
 }
@@ -59,44 +60,31 @@ impl<H: Hal> Svm<H> {
     /// [`Error::NotSupported`] when this CPU cannot host guests, which the log
     /// says in words; [`Error::NoMemory`].
     pub fn new(hal: &H, cpus: u32) -> Result<Self, Error> {
+        let refused = |reason: Unsupported| reason.refuse(hal, "SVM");
         // SAFETY: this is the kernel.
-        let features = match unsafe { facts() }.features() {
-            Ok(features) => features,
-            Err(reason) => {
-                hal.info(format_args!("SVM: this CPU {reason}"));
-                return Err(Error::NotSupported);
-            }
-        };
+        let features = unsafe { facts() }.features().map_err(refused)?;
         let Ok(format) = features.entry_format(Level::L4) else {
-            hal.info(format_args!(
-                "SVM: this CPU has an unknown page-table format"
-            ));
-            return Err(Error::NotSupported);
+            return Err(refused(Unsupported::UnknownFormat));
         };
         let mut list = Vec::new_in(Heap(hal.clone()));
         list.try_reserve_exact(cpus as usize)?;
         for _ in 0..cpus {
             list.push(PerCpu {
-                save: Pages::new(hal, 1)?,
-                host: Pages::new(hal, 1)?,
+                host: Pages::new(hal, 2)?,
                 asids: Asids::default(),
                 last: AtomicU64::new(0),
                 stuff: AtomicBool::new(true),
             });
         }
-        // The third page is for accesses that begin at the last ports.
-        let mut iopm = Pages::new(hal, 3)?;
-        iopm.bytes().fill(0xff);
-        let mut msrpm = Pages::new(hal, 2)?;
-        msrpm.bytes().fill(0xff);
-        permission::open(msrpm.bytes());
+        let mut maps = Pages::new(hal, PORTS + permission::MSR_MAP / PAGE)?;
+        maps.bytes().fill(0xff);
+        permission::open(maps.bytes().get_mut(PORTS * PAGE..).unwrap_or_default());
         Ok(Self {
             hal: hal.clone(),
             features,
             format,
             cpus: list.into_boxed_slice(),
-            iopm,
-            msrpm,
+            maps,
             next: AtomicU64::new(1),
         })
     }
@@ -107,13 +95,13 @@ impl<H: Hal> Svm<H> {
     }
 
     /// A new vCPU.
-    pub(crate) fn vcpu(&self) -> Result<SvmVcpu<H>, Error> {
+    pub(crate) fn vcpu(&self) -> Result<Box<SvmVcpu<H>, H>, Error> {
         let maps = Maps {
-            ports: self.iopm.hpa(),
-            msrs: self.msrpm.hpa(),
+            ports: self.maps.hpa(0),
+            msrs: self.maps.hpa(PORTS),
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        SvmVcpu::new(&self.hal, number, maps, &self.features)
+        SvmVcpu::new(&self.hal, number, maps, self.features.has)
     }
 
     /// Begins a run on this CPU, whose interrupts are off, as
@@ -123,18 +111,18 @@ impl<H: Hal> Svm<H> {
         let Some(per_cpu) = self.cpus.get(cpu as usize) else {
             return Err(Exit::Refused(code::INVALID));
         };
-        if vcpu.prepare(root, features) {
+        if vcpu.prepare(root) {
             return Err(Exit::NmiWindow);
         }
         let flush = core::mem::take(&mut vcpu.flush);
         if flush || !per_cpu.asids.still_good(cpu, &vcpu.held) {
-            let (count, by_asid) = (features.asids, features.flush_by_asid);
+            let (count, by_asid) = (features.asids, features.has.contains(Has::FLUSH_BY_ASID));
             let (held, forget) = per_cpu.asids.assign(cpu, vcpu.held, count, flush, by_asid);
             vcpu.prepare_tlb(held, forget);
         }
         if per_cpu.last.load(Ordering::Relaxed) != vcpu.number {
             per_cpu.last.store(vcpu.number, Ordering::Relaxed);
-            if features.prediction_barrier {
+            if features.has.contains(Has::PREDICTION_BARRIER) {
                 // The last guest on this CPU must not steer this one's branches.
                 // SAFETY: the CPU has the register.
                 unsafe { write_msr(PRED_CMD, 1) }
@@ -143,8 +131,8 @@ impl<H: Hal> Svm<H> {
         let cr4 = vcpu.block.fields().save.cr4;
         vcpu.run = Some(Run {
             // SAFETY: interrupts are off until `end`; every CPU has these features.
-            by_hand: unsafe { ByHand::load(&vcpu.switched, cr4, vcpu.tsc_aux, features) },
-            host: per_cpu.host.hpa(),
+            by_hand: unsafe { ByHand::load(&vcpu.switched, cr4, vcpu.tsc_aux, features.has) },
+            host: per_cpu.host.hpa(1),
             stuff: per_cpu.stuff.load(Ordering::Relaxed),
             cpu,
         });
@@ -168,23 +156,26 @@ impl<H: Hal> Svm<H> {
         let block = block.fields();
         let why = reason(&block.control);
         run.by_hand.left(block.save.cr2, block.save.dr6);
-        let exit = vcpu.finish(&self.features);
-        let whole = why != code::MACHINE_CHECK && vcpu.undelivered.is_none() && !vcpu.nmi.is_busy();
+        let exit = vcpu.finish();
+        let whole = why != code::MACHINE_CHECK && vcpu.event.is_none() && !vcpu.nmi.is_busy();
         Left { exit, whole }
     }
 
     /// Ends a run.
     pub(crate) fn end(&self, vcpu: &mut SvmVcpu<H>) {
-        let Some(run) = vcpu.run.take() else {
+        // In place: it is large.
+        let Some(run) = &vcpu.run else {
             return;
         };
         // SAFETY: this is the CPU of `begin`, and interrupts are off since.
         unsafe { run.by_hand.restore(&mut vcpu.switched, vcpu.tsc_aux) }
+        let cpu = run.cpu;
+        vcpu.run = None;
         match reason(&vcpu.block.fields().control) {
             code::INVALID => {
                 // Nobody says that the CPU forgot anything before it refused.
                 vcpu.flush = true;
-                if let Some(per_cpu) = self.cpus.get(run.cpu as usize) {
+                if let Some(per_cpu) = self.cpus.get(cpu as usize) {
                     per_cpu.asids.restart();
                 }
             }
@@ -237,7 +228,7 @@ impl<H: Hal> Hardware for Svm<H> {
         // SAFETY: the CPU has SVM and firmware allows it (`check_cpu`).
         unsafe { write_msr(EFER, efer | EFER_SVME) }
         // SAFETY: SVM is on, and the page is this CPU's own.
-        unsafe { write_msr(VM_HSAVE_PA, per_cpu.save.hpa().0) }
+        unsafe { write_msr(VM_HSAVE_PA, per_cpu.host.hpa(0).0) }
         Ok(())
     }
 

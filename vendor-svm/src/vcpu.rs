@@ -1,14 +1,15 @@
 //! A vCPU's state that is SVM's, and what happens to it before and after a run.
 use waterbear_core::Error;
-use waterbear_core::arch::{Cr0, Cr4, Event, Exception};
+use waterbear_core::arch::{Cr0, Event, Exception};
 use waterbear_core::exit::Exit;
+use waterbear_core::mem::{Box, boxed};
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_hal::{CpuId, Hal, Hpa, Pfn};
 
 use crate::asid::{Forget, Held};
 use crate::by_hand::ByHand;
 use crate::clean::Clean;
-use crate::detect::Features;
+use crate::detect::Has;
 use crate::event;
 use crate::exit::{self, code};
 use crate::intercept::{Control0, Debug0, Exceptions, Intercept3, Intercept4, Intercept5};
@@ -30,11 +31,15 @@ pub struct Maps {
     pub msrs: Hpa,
 }
 
-/// A vCPU's state that is SVM's.
+/// A vCPU's state that is SVM's. What every vendor has comes first, so that it is in one place
+/// whoever the vendor is.
+#[repr(C)]
 pub struct SvmVcpu<H: Hal> {
-    pub(crate) block: Block<H>,
     pub(crate) regs: Regs,
     pub(crate) switched: Switched,
+    pub(crate) block: Block<H>,
+    /// What the CPUs have.
+    pub(crate) has: Has,
     pub(crate) tsc_aux: u64,
     pub(crate) number: u64,
     pub(crate) held: Held,
@@ -47,10 +52,8 @@ pub struct SvmVcpu<H: Hal> {
     pub(crate) ignores_machine_checks: bool,
     pub(crate) nmi: Nmi,
     pub(crate) wants_interrupt: bool,
-    /// To be delivered at the next entry.
-    pub(crate) injected: Option<Event>,
-    /// Cut short by the last exit.
-    pub(crate) undelivered: Option<Event>,
+    /// To be delivered at the next entry, or cut short by the last exit.
+    pub(crate) event: Option<Event>,
     /// While a run lasts: between `begin` and `end`.
     pub(crate) run: Option<Run>,
     soft: Option<Soft>,
@@ -97,72 +100,63 @@ struct Soft {
 
 impl<H: Hal> SvmVcpu<H> {
     /// Makes one as [`Vendor::new_vcpu`](waterbear_core::vendor::Vendor::new_vcpu) says.
-    pub(crate) fn new(
-        hal: &H,
-        number: u64,
-        maps: Maps,
-        features: &Features,
-    ) -> Result<Self, Error> {
-        let mut vcpu = Self {
-            block: Block::new(hal)?,
-            regs: Regs {
-                rflags: 2,
-                ..Regs::default()
-            },
+    #[inline(never)]
+    pub(crate) fn new(hal: &H, number: u64, maps: Maps, has: Has) -> Result<Box<Self, H>, Error> {
+        let vcpu = Self {
+            regs: Regs::default(),
             switched: Switched::RESET,
+            block: Block::new(hal)?,
+            has,
             tsc_aux: 0,
             number,
             held: Held::default(),
             flush: true,
-            cache_bits: Cr0::CD | Cr0::NW,
+            cache_bits: Cr0::empty(),
             ignores_machine_checks: true,
             nmi: Nmi::default(),
             wants_interrupt: false,
-            injected: None,
-            undelivered: None,
+            event: None,
             run: None,
             soft: None,
             watched: Watch::all(),
             maps,
         };
-        vcpu.reset(features);
+        let mut vcpu = boxed(hal, vcpu)?;
+        vcpu.regs.rflags = 2;
+        vcpu.reset();
         Ok(vcpu)
     }
 
-    /// Fills the control block in, but for the TSC's offset.
-    fn reset(&mut self, features: &Features) {
+    /// Fills the control block in, but for the TSC's offset and what each run writes.
+    #[cold]
+    fn reset(&mut self) {
         let maps = self.maps;
+        let tsc_offset = self.block.fields().control.tsc_offset;
+        self.block.clear();
         let block = self.block.fields();
         block.save.reset();
         let control = &mut block.control;
-        control.intercept_control = Control0::ALWAYS | Control0::CR0_DIFFERS;
+        control.tsc_offset = tsc_offset;
         control.intercept_debug = Debug0::ALL;
-        control.intercept_exceptions = Exceptions::ALWAYS;
         control.intercept3 = Intercept3::ALWAYS;
         control.intercept4 = Intercept4::all();
         control.intercept5 = Intercept5::all();
-        if features.pause_filter {
+        if self.has.contains(Has::PAUSE_FILTER) {
             control.intercept3 |= Intercept3::PAUSE;
             control.pause_count = PAUSE_COUNT;
-            control.pause_threshold = if features.pause_threshold {
-                PAUSE_THRESHOLD
-            } else {
-                0
-            };
+            if self.has.contains(Has::PAUSE_THRESHOLD) {
+                control.pause_threshold = PAUSE_THRESHOLD;
+            }
         }
         control.iopm_base = maps.ports.0;
         control.msrpm_base = maps.msrs.0;
-        control.virtual_interrupt = VirtualInterrupt::MASKING;
-        control.interrupt_state = InterruptState::empty();
         control.nested_control = vmcb::NESTED_PAGING;
-        control.branch_control = 0;
-        control.event_injection = 0;
-        control.clean = Clean::empty();
         self.cache_bits = Cr0::CD | Cr0::NW;
-        block.save.cr4 = Cr4::MCE.bits();
         self.ignores_machine_checks = true;
         // Not what any run wants: so the first one says what it does.
         self.watched = Watch::all();
+        // The block has no ASID.
+        self.held = Held::default();
     }
 
     /// Marks parts of the block as changed.
@@ -178,11 +172,10 @@ impl<H: Hal> SvmVcpu<H> {
 
     /// Fills in what a run needs, but for the TLB and the registers that an entry writes. Returns
     /// whether the guest need not be entered: a wanted window for an NMI is open already.
-    pub(crate) fn prepare(&mut self, root: Pfn, features: &Features) -> bool {
-        self.undelivered = None;
+    pub(crate) fn prepare(&mut self, root: Pfn) -> bool {
         if self.nmi.is_busy() {
             let shadow = self.in_shadow();
-            let idle = self.injected.is_none();
+            let idle = self.event.is_none();
             let dr6 = self.switched.dr6;
             if self.nmi.prepare(&self.regs, dr6, shadow, idle) {
                 return true;
@@ -193,8 +186,8 @@ impl<H: Hal> SvmVcpu<H> {
             self.watched = watch;
             self.set_intercepts(watch);
         }
-        if let Some(event) = self.injected {
-            self.prepare_event(event, features);
+        if let Some(event) = self.event {
+            self.prepare_event(event);
         }
         let Self {
             block,
@@ -227,11 +220,11 @@ impl<H: Hal> SvmVcpu<H> {
             regs,
             nmi,
             soft,
-            injected,
+            event,
             ..
         } = self;
         let Vmcb { control, save } = block.fields();
-        if injected.is_none() {
+        if event.is_none() {
             control.event_injection = 0;
         }
         save.rax = regs.general[Regs::RAX];
@@ -281,7 +274,8 @@ impl<H: Hal> SvmVcpu<H> {
     }
 
     /// Writes the event that is to be delivered, and what it brings along.
-    fn prepare_event(&mut self, event: Event, features: &Features) {
+    #[cold]
+    fn prepare_event(&mut self, event: Event) {
         self.soft = None;
         if let Event::Exception(exception) = event {
             match exception.vector {
@@ -300,7 +294,7 @@ impl<H: Hal> SvmVcpu<H> {
             let next = if wide { next } else { next & 0xffff_ffff };
             block.control.next_rip = next;
             // A CPU that has no decode assists may not look at it.
-            if !(features.next_rip && features.decode_assists) {
+            if !self.has.contains(Has::NEXT_RIP | Has::DECODE_ASSISTS) {
                 self.soft = Some(Soft {
                     rip,
                     next,
@@ -331,7 +325,7 @@ impl<H: Hal> SvmVcpu<H> {
 
     /// Takes the guest's state out of the block after a run; says why it ended.
     #[inline(always)]
-    pub(crate) fn finish(&mut self, features: &Features) -> Exit {
+    pub(crate) fn finish(&mut self) -> Exit {
         let Self {
             block,
             regs,
@@ -351,7 +345,7 @@ impl<H: Hal> SvmVcpu<H> {
             self.nmi.cancel();
             return Exit::Refused(why);
         }
-        control.clean = if features.clean_bits {
+        control.clean = if self.has.contains(Has::CLEAN_BITS) {
             Clean::all()
         } else {
             Clean::empty()
@@ -363,20 +357,20 @@ impl<H: Hal> SvmVcpu<H> {
         switched.cr2 = save.cr2;
         switched.dr7 = save.dr7;
         switched.dr6 = save.dr6;
-        if self.injected.is_some() || event::is_valid(control.exit_int_info) {
+        if self.event.is_some() || event::is_valid(control.exit_int_info) {
             self.finish_event();
         }
         let control = &self.block.fields().control;
         if why == code::SHUTDOWN {
             // What the block holds now is not defined.
             self.nmi = Nmi::default();
-            self.reset(features);
+            self.reset();
             return Exit::Shutdown;
         }
         if self.nmi.is_busy() || why == code::DEBUG {
-            return self.finish_debug(why, features);
+            return self.finish_debug(why);
         }
-        exit::decode(control, features.decode_assists, 0)
+        exit::decode(control, self.has, 0)
     }
 
     /// The rest of it where an event was injected, or cut short.
@@ -391,17 +385,18 @@ impl<H: Hal> SvmVcpu<H> {
                 regs.rip = soft.rip;
             }
         }
-        self.undelivered = event::decode(cut_short, self.injected.take(), save.cr2);
+        self.event = event::decode(cut_short, self.event.take(), save.cr2);
     }
 
     /// The rest of it where single steps may be involved.
     #[cold]
-    fn finish_debug(&mut self, why: u64, features: &Features) -> Exit {
+    fn finish_debug(&mut self, why: u64) -> Exit {
         let Self {
             block,
             regs,
             switched,
             nmi,
+            has,
             ..
         } = self;
         let mut dr6 = switched.dr6;
@@ -414,6 +409,6 @@ impl<H: Hal> SvmVcpu<H> {
         let control = &block.fields().control;
         stepped
             .exit
-            .unwrap_or_else(|| exit::decode(control, features.decode_assists, stepped.causes))
+            .unwrap_or_else(|| exit::decode(control, *has, stepped.causes))
     }
 }

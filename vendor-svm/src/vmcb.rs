@@ -4,7 +4,8 @@
 //! State Save Area".
 use core::mem::offset_of;
 
-use waterbear_core::arch::Attributes;
+use waterbear_core::arch::{Attributes, Cr4};
+use waterbear_core::regs::Switched;
 
 use crate::clean::Clean;
 use crate::intercept::{Control0, Debug0, Exceptions, Intercept3, Intercept4, Intercept5};
@@ -152,22 +153,9 @@ pub struct Save {
     _reserved_1e0: [u8; 0x18],
     /// RAX.
     pub rax: u64,
-    /// STAR. This and the next seven are switched by VMLOAD and VMSAVE.
-    pub star: u64,
-    /// LSTAR.
-    pub lstar: u64,
-    /// CSTAR.
-    pub cstar: u64,
-    /// SFMASK.
-    pub sfmask: u64,
-    /// KERNEL_GS_BASE.
-    pub kernel_gs_base: u64,
-    /// SYSENTER_CS.
-    pub sysenter_cs: u64,
-    /// SYSENTER_ESP.
-    pub sysenter_esp: u64,
-    /// SYSENTER_EIP.
-    pub sysenter_eip: u64,
+    /// STAR, LSTAR, CSTAR, SFMASK, KERNEL_GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP: what
+    /// VMLOAD and VMSAVE switch.
+    pub msrs: [u64; 8],
     /// CR2.
     pub cr2: u64,
     _reserved_248: [u8; 0x20],
@@ -226,10 +214,7 @@ const _: () = {
     assert!(offset_of!(Save, rip) == 0x178);
     assert!(offset_of!(Save, rsp) == 0x1d8);
     assert!(offset_of!(Save, rax) == 0x1f8);
-    assert!(offset_of!(Save, star) == 0x200);
-    assert!(offset_of!(Save, kernel_gs_base) == 0x220);
-    assert!(offset_of!(Save, sysenter_cs) == 0x228);
-    assert!(offset_of!(Save, sysenter_eip) == 0x238);
+    assert!(offset_of!(Save, msrs) == 0x200);
     assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, pat) == 0x268);
 };
@@ -243,30 +228,25 @@ impl Save {
         self.efer & LMA != 0 && long.contains(Attributes::LONG)
     }
 
-    /// Makes the state that of a CPU in real mode, as after INIT but with every
+    /// Makes the state, which is all zeros, that of a CPU in real mode, as after INIT but with every
     /// segment at address 0 and RIP 0 ("Processor Initialization State").
     pub fn reset(&mut self) {
-        const DATA: u16 = 0x93;
-        const CODE: u16 = 0x9b;
-        const LDT: u16 = 0x82;
-        const TSS: u16 = 0x8b;
-        let real = |attributes| VmcbSegment {
-            attributes,
-            limit: 0xffff,
-            ..VmcbSegment::default()
-        };
-        self.segments = [DATA, CODE, DATA, DATA, DATA, DATA, 0, LDT, 0, TSS].map(real);
-        self.cpl = 0;
+        const DATA: u8 = 0x93;
+        const CODE: u8 = 0x9b;
+        const LDT: u8 = 0x82;
+        const TSS: u8 = 0x8b;
+        const RIGHTS: [u8; 10] = [DATA, CODE, DATA, DATA, DATA, DATA, 0, LDT, 0, TSS];
+        for (segment, &rights) in self.segments.iter_mut().zip(&RIGHTS) {
+            segment.attributes = rights.into();
+            segment.limit = 0xffff;
+        }
         self.efer = EFER_SVME;
         // CD and NW, which a reset sets, are kept elsewhere (`cr0`).
         self.cr0 = 0x10;
-        self.cr2 = 0;
-        self.cr3 = 0;
-        self.cr4 = 0;
-        self.dr6 = 0xffff_0ff0;
-        self.dr7 = 0x400;
+        self.cr4 = Cr4::MCE.bits();
+        self.dr6 = Switched::RESET.dr6;
+        self.dr7 = Switched::RESET.dr7;
         self.rflags = 2;
-        self.rip = 0;
         self.pat = 0x0007_0406_0007_0406;
     }
 }

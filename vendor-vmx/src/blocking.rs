@@ -10,29 +10,26 @@ pub const BY_NMI: u64 = 1 << 3;
 /// The instruction before this one was STI or loaded SS.
 pub const SHADOW: u64 = BY_STI | BY_MOV_SS;
 
+const _: () = {
+    assert!(Shadow::STI.bits() as u64 == BY_STI);
+    assert!(Shadow::MOV_SS.bits() as u64 == BY_MOV_SS);
+    assert!(Shadow::NMI.bits() as u64 == BY_NMI);
+};
+
 /// The core's word for it.
 #[inline(always)]
 pub fn decode(blocking: u64) -> Shadow {
-    let mut shadow = Shadow::empty();
-    shadow.set(Shadow::STI, blocking & BY_STI != 0);
-    shadow.set(Shadow::MOV_SS, blocking & BY_MOV_SS != 0);
-    shadow.set(Shadow::NMI, blocking & BY_NMI != 0);
-    shadow
+    Shadow::from_bits_truncate(blocking as u8)
 }
 
 /// The control structure's.
 pub fn encode(shadow: Shadow) -> u64 {
-    let mut blocking = 0;
+    let mut blocking = shadow;
     // Both at once is not a state that a CPU can be in; MOV SS holds off more.
     if shadow.contains(Shadow::MOV_SS) {
-        blocking |= BY_MOV_SS;
-    } else if shadow.contains(Shadow::STI) {
-        blocking |= BY_STI;
+        blocking.remove(Shadow::STI);
     }
-    if shadow.contains(Shadow::NMI) {
-        blocking |= BY_NMI;
-    }
-    blocking
+    blocking.bits().into()
 }
 
 #[cfg(all(test, not(loom)))]

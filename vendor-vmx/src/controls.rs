@@ -2,110 +2,156 @@
 //!
 //! Source: Intel SDM volume 3, "VM-Execution Control Fields" and "Algorithms
 //! for Determining VMX Capabilities".
-use waterbear_core::Error;
+use waterbear_core::vendor::Unsupported;
 use x86::vmx::vmcs::control::{
-    EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
+    self, EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
 };
 
-use crate::detect::Features;
-
-/// What a control field may be: bits that must be 1 and bits that may be 1.
+/// What a control field may be, as a capability register has it: bits that must be 1 in the lower
+/// half, bits that may be 1 in the upper.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Capability {
-    must: u32,
-    may: u32,
-}
+pub struct Capability(u64);
 
 impl Capability {
-    /// As a capability register has it: "must" in the lower half, "may" in the
-    /// upper.
+    /// What a capability register says.
     pub const fn from_msr(msr: u64) -> Self {
-        Self {
-            must: msr as u32,
-            may: (msr >> 32) as u32,
-        }
+        Self(msr)
     }
 
     /// Whether all of `bits` may be 1.
     pub const fn allows(self, bits: u32) -> bool {
-        self.may & bits == bits
+        (self.0 >> 32) as u32 & bits == bits
     }
 
     /// The bits that are `needed`, those of `wanted` that the CPU has, and those that must be 1.
     ///
     /// # Errors
     ///
-    /// [`Error::NotSupported`] when a needed bit may not be 1.
-    pub fn adjust(self, needed: u32, wanted: u32) -> Result<u32, Error> {
+    /// [`Unsupported::LacksControls`] when a needed bit may not be 1.
+    pub fn adjust(self, needed: u32, wanted: u32) -> Result<u32, Unsupported> {
         if self.allows(needed) {
-            Ok(needed | wanted & self.may | self.must)
+            Ok(needed | wanted & (self.0 >> 32) as u32 | self.0 as u32)
         } else {
-            Err(Error::NotSupported)
+            Err(Unsupported::LacksControls)
         }
     }
 }
 
-/// The control fields of every guest of this machine.
+/// A group of controls: what the host decides about a guest with one field. The first four are
+/// numbered as their capability registers are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Controls {
+#[repr(u8)]
+pub enum Group {
     /// Pin-based VM-execution controls.
-    pub pin: u32,
-    /// Primary processor-based VM-execution controls, without the windows.
-    pub primary: u32,
-    /// Secondary processor-based VM-execution controls.
-    pub secondary: u32,
+    Pin,
+    /// Primary processor-based VM-execution controls; in [`Controls`] without the windows.
+    Primary,
     /// VM-exit controls.
-    pub exit: u32,
-    /// VM-entry controls, without "IA-32e mode guest".
-    pub entry: u32,
+    Exit,
+    /// VM-entry controls; in [`Controls`] without "IA-32e mode guest".
+    Entry,
+    /// Secondary processor-based VM-execution controls.
+    Secondary,
 }
+
+/// What the control fields may be, by [`Group`].
+pub type Capabilities = [Capability; 5];
+
+/// The fields, by [`Group`].
+pub const FIELDS: [u32; 5] = [
+    control::PINBASED_EXEC_CONTROLS,
+    control::PRIMARY_PROCBASED_EXEC_CONTROLS,
+    control::VMEXIT_CONTROLS,
+    control::VMENTRY_CONTROLS,
+    control::SECONDARY_PROCBASED_EXEC_CONTROLS,
+];
+
+/// What the core needs, and wants where the CPU has it, by [`Group`].
+const NEEDED: [(u32, u32); 5] = [
+    (
+        // Every CPU with unrestricted guests has virtual NMIs.
+        PinbasedControls::EXTERNAL_INTERRUPT_EXITING
+            .union(PinbasedControls::NMI_EXITING)
+            .union(PinbasedControls::VIRTUAL_NMIS)
+            .bits(),
+        0,
+    ),
+    (
+        // CR8 is the host's task priority here: so a guest must not even read it.
+        PrimaryControls::HLT_EXITING
+            .union(PrimaryControls::UNCOND_IO_EXITING)
+            .union(PrimaryControls::USE_MSR_BITMAPS)
+            .union(PrimaryControls::CR8_LOAD_EXITING)
+            .union(PrimaryControls::CR8_STORE_EXITING)
+            .union(PrimaryControls::MOV_DR_EXITING)
+            .union(PrimaryControls::USE_TSC_OFFSETTING)
+            .union(PrimaryControls::RDPMC_EXITING)
+            .union(PrimaryControls::MONITOR_EXITING)
+            .union(PrimaryControls::MWAIT_EXITING)
+            .union(PrimaryControls::SECONDARY_CONTROLS)
+            .bits(),
+        0,
+    ),
+    (
+        ExitControls::HOST_ADDRESS_SPACE_SIZE
+            .union(ExitControls::LOAD_IA32_EFER)
+            .bits(),
+        0,
+    ),
+    (
+        EntryControls::LOAD_IA32_EFER
+            .union(EntryControls::LOAD_DEBUG_CONTROLS)
+            .bits(),
+        0,
+    ),
+    (
+        SecondaryControls::ENABLE_EPT
+            .union(SecondaryControls::UNRESTRICTED_GUEST)
+            .bits(),
+        // SGX has instructions of its own that reach the host's enclave memory.
+        SecondaryControls::ENABLE_VPID
+            .union(SecondaryControls::WBINVD_EXITING)
+            .union(SecondaryControls::ENABLE_RDTSCP)
+            .union(SecondaryControls::ENABLE_INVPCID)
+            .union(SecondaryControls::ENABLE_XSAVES_XRSTORS)
+            .union(SecondaryControls::PAUSE_LOOP_EXITING)
+            .union(SecondaryControls::ENCLS_EXITING)
+            .bits(),
+    ),
+];
+
+/// The control fields of every guest of this machine, by [`Group`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Controls([u32; 5]);
 
 impl Controls {
     /// What the core needs, on this CPU.
     ///
     /// # Errors
     ///
-    /// [`Error::NotSupported`] when the CPU lacks some of it.
-    pub fn new(features: &Features) -> Result<Self, Error> {
-        // Every CPU with unrestricted guests has virtual NMIs.
-        let pin = PinbasedControls::EXTERNAL_INTERRUPT_EXITING
-            | PinbasedControls::NMI_EXITING
-            | PinbasedControls::VIRTUAL_NMIS;
-        // CR8 is the host's task priority here: so a guest must not even read it.
-        let primary = PrimaryControls::HLT_EXITING
-            | PrimaryControls::UNCOND_IO_EXITING
-            | PrimaryControls::USE_MSR_BITMAPS
-            | PrimaryControls::CR8_LOAD_EXITING
-            | PrimaryControls::CR8_STORE_EXITING
-            | PrimaryControls::MOV_DR_EXITING
-            | PrimaryControls::USE_TSC_OFFSETTING
-            | PrimaryControls::RDPMC_EXITING
-            | PrimaryControls::MONITOR_EXITING
-            | PrimaryControls::MWAIT_EXITING
-            | PrimaryControls::SECONDARY_CONTROLS;
-        let secondary = SecondaryControls::ENABLE_EPT | SecondaryControls::UNRESTRICTED_GUEST;
-        // SGX has instructions of its own that reach the host's enclave memory.
-        let extra = SecondaryControls::ENABLE_VPID
-            | SecondaryControls::WBINVD_EXITING
-            | SecondaryControls::ENABLE_RDTSCP
-            | SecondaryControls::ENABLE_INVPCID
-            | SecondaryControls::ENABLE_XSAVES_XRSTORS
-            | SecondaryControls::PAUSE_LOOP_EXITING
-            | SecondaryControls::ENCLS_EXITING;
-        let exit = ExitControls::HOST_ADDRESS_SPACE_SIZE | ExitControls::LOAD_IA32_EFER;
-        let entry = EntryControls::LOAD_IA32_EFER | EntryControls::LOAD_DEBUG_CONTROLS;
-        Ok(Self {
-            pin: features.pin.adjust(pin.bits(), 0)?,
-            primary: features.primary.adjust(primary.bits(), 0)?,
-            secondary: features.secondary.adjust(secondary.bits(), extra.bits())?,
-            exit: features.exit.adjust(exit.bits(), 0)?,
-            entry: features.entry.adjust(entry.bits(), 0)?,
-        })
+    /// [`Unsupported::LacksControls`] when the CPU lacks some of it.
+    pub fn new(capabilities: &Capabilities) -> Result<Self, Unsupported> {
+        let mut this = Self::default();
+        let all = this.0.iter_mut().zip(capabilities).zip(&NEEDED);
+        for ((field, capability), &(needed, wanted)) in all {
+            *field = capability.adjust(needed, wanted)?;
+        }
+        Ok(this)
+    }
+
+    /// All fields, in the order of [`FIELDS`].
+    pub fn all(&self) -> &[u32; 5] {
+        &self.0
+    }
+
+    /// A field.
+    pub fn get(&self, group: Group) -> u32 {
+        self.0[group as usize]
     }
 
     /// Whether a secondary control is on.
     pub fn has(&self, secondary: SecondaryControls) -> bool {
-        self.secondary & secondary.bits() != 0
+        self.get(Group::Secondary) & secondary.bits() != 0
     }
 
     /// An answer of this CPU's CPUID, without instructions that raise #UD in a guest because a
@@ -139,7 +185,7 @@ impl Controls {
 
     /// The primary controls with exits for the windows that are wanted.
     pub fn with_windows(&self, interrupt: bool, nmi: bool) -> u32 {
-        let mut controls = self.primary;
+        let mut controls = self.get(Group::Primary);
         if interrupt {
             controls |= PrimaryControls::INTERRUPT_WINDOW_EXITING.bits();
         }
@@ -151,10 +197,11 @@ impl Controls {
 
     /// The entry controls for a guest in long mode or not.
     pub fn entry_for(&self, long: bool) -> u32 {
+        let entry = self.get(Group::Entry);
         if long {
-            self.entry | EntryControls::IA32E_MODE_GUEST.bits()
+            entry | EntryControls::IA32E_MODE_GUEST.bits()
         } else {
-            self.entry
+            entry
         }
     }
 }
@@ -167,18 +214,13 @@ mod tests {
     fn bits_that_must_be_set_are_and_bits_that_may_not_are_refused() {
         let capability = Capability::from_msr(0x0000_00ff_0000_0016);
         assert_eq!(capability.adjust(0x80, 0), Ok(0x96));
-        assert_eq!(capability.adjust(0x100, 0), Err(Error::NotSupported));
+        let refused = Err(Unsupported::LacksControls);
+        assert_eq!(capability.adjust(0x100, 0), refused);
     }
 
     #[test]
     fn instructions_without_their_control_are_not_shown() {
-        let mut controls = Controls {
-            pin: 0,
-            primary: 0,
-            secondary: 0,
-            exit: 0,
-            entry: 0,
-        };
+        let mut controls = Controls::default();
         let ones = [u32::MAX; 4];
         let cleared = |controls: &Controls, function, index| {
             let answer = controls.limit_cpuid(function, index, ones);
@@ -189,7 +231,7 @@ mod tests {
         assert_eq!(cleared(&controls, 0xd, 1), [1 << 3, 0, 0, 0]);
         assert_eq!(cleared(&controls, 0x8000_0001, 0), [0, 0, 0, 1 << 27]);
         assert_eq!(cleared(&controls, 0xd, 0), [0; 4]);
-        controls.secondary = SecondaryControls::all().bits();
+        controls.0[Group::Secondary as usize] = SecondaryControls::all().bits();
         assert_eq!(cleared(&controls, 7, 0), [0, 0, 1 << 5, 0]);
         assert_eq!(cleared(&controls, 0x8000_0001, 0), [0; 4]);
     }

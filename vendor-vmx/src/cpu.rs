@@ -7,13 +7,11 @@ use waterbear_core::arch::Cr4;
 use waterbear_hal::Hpa;
 use x86::msr::{
     IA32_FEATURE_CONTROL, IA32_FS_BASE, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR4_FIXED0,
-    IA32_VMX_ENTRY_CTLS, IA32_VMX_EPT_VPID_CAP, IA32_VMX_EXIT_CTLS, IA32_VMX_PINBASED_CTLS,
-    IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, IA32_VMX_TRUE_ENTRY_CTLS,
-    IA32_VMX_TRUE_EXIT_CTLS, IA32_VMX_TRUE_PINBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS, rdmsr,
-    wrmsr,
+    IA32_VMX_EPT_VPID_CAP, IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS2,
+    IA32_VMX_TRUE_PINBASED_CTLS,
 };
 
-use crate::controls::Capability;
+use crate::controls::{Capability, Group};
 use crate::detect::Facts;
 
 /// CR4: VMX operation may be on.
@@ -21,38 +19,37 @@ pub const CR4_VMXE: u64 = 1 << 13;
 
 /// What this CPU says about itself.
 pub(crate) fn facts() -> Facts {
-    let features_ecx = __cpuid(1).ecx;
-    let address_eax = if __cpuid(0x8000_0000).eax >= 0x8000_0008 {
-        __cpuid(0x8000_0008).eax
-    } else {
-        0
-    };
     let mut facts = Facts {
-        features_ecx,
-        address_eax,
+        features_ecx: __cpuid(1).ecx,
         ..Facts::default()
     };
-    if features_ecx & 1 << 5 == 0 {
+    if __cpuid(0x8000_0000).eax >= 0x8000_0008 {
+        facts.address_eax = __cpuid(0x8000_0008).eax;
+    }
+    if facts.features_ecx & 1 << 5 == 0 {
         return facts;
     }
     // SAFETY: this is the kernel; a CPU with VMX has these registers; the later ones exist where
     // the earlier ones say so.
-    let read = |msr| unsafe { rdmsr(msr) };
+    let read = |msr| unsafe { read_msr(msr) };
     facts.feature_control = read(IA32_FEATURE_CONTROL);
     facts.basic = read(IA32_VMX_BASIC);
     let has_true = facts.basic & 1 << 55 != 0;
-    let capability =
-        |plain, exact| Capability::from_msr(read(if has_true { exact } else { plain }));
-    facts.pin = capability(IA32_VMX_PINBASED_CTLS, IA32_VMX_TRUE_PINBASED_CTLS);
-    facts.primary = capability(IA32_VMX_PROCBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS);
-    facts.exit = capability(IA32_VMX_EXIT_CTLS, IA32_VMX_TRUE_EXIT_CTLS);
-    facts.entry = capability(IA32_VMX_ENTRY_CTLS, IA32_VMX_TRUE_ENTRY_CTLS);
+    let first = if has_true {
+        IA32_VMX_TRUE_PINBASED_CTLS
+    } else {
+        IA32_VMX_PINBASED_CTLS
+    };
+    for (number, group) in (0..4).zip(&mut facts.controls) {
+        *group = Capability::from_msr(read(first + number));
+    }
     const SECONDARY: u32 = 1 << 31;
     const EPT: u32 = 1 << 1;
     const VPID: u32 = 1 << 5;
-    if facts.primary.allows(SECONDARY) {
-        facts.secondary = Capability::from_msr(read(IA32_VMX_PROCBASED_CTLS2));
-        if facts.secondary.allows(EPT) || facts.secondary.allows(VPID) {
+    if facts.controls[Group::Primary as usize].allows(SECONDARY) {
+        let secondary = Capability::from_msr(read(IA32_VMX_PROCBASED_CTLS2));
+        facts.controls[Group::Secondary as usize] = secondary;
+        if secondary.allows(EPT) || secondary.allows(VPID) {
             facts.ept = read(IA32_VMX_EPT_VPID_CAP);
         }
     }
@@ -245,9 +242,9 @@ pub fn read_fs_base(cr4: u64) -> u64 {
 /// The CPU has VMX, and IA32_FEATURE_CONTROL is not locked.
 pub unsafe fn unlock() {
     // SAFETY: the CPU has VMX, hence the register.
-    let control = unsafe { rdmsr(IA32_FEATURE_CONTROL) };
+    let control = unsafe { read_msr(IA32_FEATURE_CONTROL) };
     // SAFETY: not locked, as the caller promises.
-    unsafe { wrmsr(IA32_FEATURE_CONTROL, control | 0b101) }
+    unsafe { write_msr(IA32_FEATURE_CONTROL, control | 0b101) }
 }
 
 /// Turns VMX operation on; says whether the CPU did.

@@ -6,7 +6,7 @@ use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::Unsupported;
 use waterbear_hal::Level;
 
-use crate::controls::Capability;
+use crate::controls::Capabilities;
 use crate::ept::{self, EptFeatures};
 
 /// What CPUID and the capability registers say, as one CPU said it. Registers
@@ -21,16 +21,9 @@ pub struct Facts {
     pub feature_control: u64,
     /// IA32_VMX_BASIC.
     pub basic: u64,
-    /// The true form of IA32_VMX_PINBASED_CTLS where there is one.
-    pub pin: Capability,
-    /// The true form of IA32_VMX_PROCBASED_CTLS where there is one.
-    pub primary: Capability,
-    /// IA32_VMX_PROCBASED_CTLS2.
-    pub secondary: Capability,
-    /// The true form of IA32_VMX_EXIT_CTLS where there is one.
-    pub exit: Capability,
-    /// The true form of IA32_VMX_ENTRY_CTLS where there is one.
-    pub entry: Capability,
+    /// What the control fields may be, from the true form of a capability register where there is
+    /// one.
+    pub controls: Capabilities,
     /// IA32_VMX_EPT_VPID_CAP.
     pub ept: u64,
 }
@@ -63,16 +56,8 @@ pub struct Features {
     pub unlocked: bool,
     /// What of EPT there is.
     pub ept: EptFeatures,
-    /// What the control fields allow.
-    pub pin: Capability,
-    /// As `pin`.
-    pub primary: Capability,
-    /// As `pin`.
-    pub secondary: Capability,
-    /// As `pin`.
-    pub exit: Capability,
-    /// As `pin`.
-    pub entry: Capability,
+    /// What the control fields may be.
+    pub controls: Capabilities,
 }
 
 impl Facts {
@@ -90,10 +75,11 @@ impl Facts {
             return Err(Unsupported::DisabledByFirmware);
         }
         let has = |bits| self.ept & bits == bits;
-        if !self.secondary.allows(ENABLE_EPT) || !has(NEEDED) {
+        let [.., secondary] = self.controls;
+        if !secondary.allows(ENABLE_EPT) || !has(NEEDED) {
             return Err(Unsupported::NoSecondLevelPaging);
         }
-        if !self.secondary.allows(UNRESTRICTED) {
+        if !secondary.allows(UNRESTRICTED) {
             return Err(Unsupported::NoUnrestrictedGuest);
         }
         Ok(Features {
@@ -110,11 +96,7 @@ impl Facts {
                 large_1g: has(LARGE_1G),
                 accessed_dirty: has(ACCESSED_DIRTY),
             },
-            pin: self.pin,
-            primary: self.primary,
-            secondary: self.secondary,
-            exit: self.exit,
-            entry: self.entry,
+            controls: self.controls,
         })
     }
 }
@@ -133,6 +115,13 @@ impl Features {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::controls::{Capability, Group};
+
+    fn secondary(may: u32) -> Capabilities {
+        let mut controls = Capabilities::default();
+        controls[Group::Secondary as usize] = Capability::from_msr(u64::from(may) << 32);
+        controls
+    }
 
     fn haswell() -> Facts {
         Facts {
@@ -140,9 +129,8 @@ mod tests {
             address_eax: 0x3027,
             feature_control: LOCKED | VMX_OUTSIDE_SMX,
             basic: 1 << 55 | 0x1000 << 32 | 0x12,
-            secondary: Capability::from_msr(u64::from(ENABLE_EPT | UNRESTRICTED) << 32),
+            controls: secondary(ENABLE_EPT | UNRESTRICTED),
             ept: NEEDED | LARGE_2M | ACCESSED_DIRTY,
-            ..Facts::default()
         }
     }
 
@@ -171,7 +159,7 @@ mod tests {
         assert_eq!(refused(|f| f.feature_control = 0), None);
         assert_eq!(refused(|f| f.ept = 0), Some(NoSecondLevelPaging));
         assert_eq!(
-            refused(|f| f.secondary = Capability::from_msr(u64::from(ENABLE_EPT) << 32)),
+            refused(|f| f.controls = secondary(ENABLE_EPT)),
             Some(NoUnrestrictedGuest)
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM volume 3, "Information for VM Exits" and "VMX Basic Exit Reasons".
 use waterbear_core::arch::Exception;
-use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit};
+use waterbear_core::exit::{ControlExit, DebugExit, Exit, IoExit, Plain};
 use waterbear_core::tdp::fast::Access;
 use waterbear_hal::Gpa;
 use x86::vmx::vmcs::ro;
@@ -33,6 +33,13 @@ mod reason {
     pub const RSM: u64 = 17;
     pub const VMCALL: u64 = 18;
     pub const VMCLEAR: u64 = 19;
+    pub const VMLAUNCH: u64 = 20;
+    pub const VMPTRLD: u64 = 21;
+    pub const VMPTRST: u64 = 22;
+    pub const VMREAD: u64 = 23;
+    pub const VMRESUME: u64 = 24;
+    pub const VMWRITE: u64 = 25;
+    pub const VMXOFF: u64 = 26;
     pub const VMXON: u64 = 27;
     pub const CONTROL: u64 = 28;
     pub const DEBUG: u64 = 29;
@@ -47,6 +54,7 @@ mod reason {
     pub const EPT_MISCONFIGURATION: u64 = 49;
     pub const INVEPT: u64 = 50;
     pub const RDTSCP: u64 = 51;
+    pub const PREEMPTION_TIMER: u64 = 52;
     pub const INVVPID: u64 = 53;
     pub const WBINVD: u64 = 54;
     pub const XSETBV: u64 = 55;
@@ -118,23 +126,80 @@ impl Left {
     }
 }
 
+/// What some reasons mean whatever comes with them.
+const PLAIN: [Option<Plain>; 71] = Plain::table(
+    0,
+    &[
+        (reason::TRIPLE_FAULT, Plain::Shutdown),
+        (reason::INIT, Plain::Interrupt),
+        (reason::SMI_IO, Plain::Interrupt),
+        (reason::SMI, Plain::Interrupt),
+        (reason::INTERRUPT_WINDOW, Plain::InterruptWindow),
+        (reason::NMI_WINDOW, Plain::NmiWindow),
+        (reason::GETSEC, Plain::Forbidden),
+        (reason::HLT, Plain::Halt),
+        (reason::INVD, Plain::Invd),
+        (reason::RSM, Plain::Forbidden),
+        (reason::VMCALL, Plain::Hypercall),
+        (reason::VMCLEAR, Plain::Forbidden),
+        (reason::VMLAUNCH, Plain::Forbidden),
+        (reason::VMPTRLD, Plain::Forbidden),
+        (reason::VMPTRST, Plain::Forbidden),
+        (reason::VMREAD, Plain::Forbidden),
+        (reason::VMRESUME, Plain::Forbidden),
+        (reason::VMWRITE, Plain::Forbidden),
+        (reason::VMXOFF, Plain::Forbidden),
+        (reason::VMXON, Plain::Forbidden),
+        (reason::RDMSR, Plain::ReadMsr),
+        (reason::WRMSR, Plain::WriteMsr),
+        (reason::MWAIT, Plain::Forbidden),
+        (reason::MONITOR, Plain::Forbidden),
+        (reason::PAUSE, Plain::Pause),
+        (reason::INVEPT, Plain::Forbidden),
+        (reason::RDTSCP, Plain::Forbidden),
+        (reason::INVVPID, Plain::Forbidden),
+        (reason::WBINVD, Plain::Wbinvd),
+        (reason::XSETBV, Plain::SetXcr),
+        (reason::RDRAND, Plain::Forbidden),
+        (reason::INVPCID, Plain::Forbidden),
+        (reason::VMFUNC, Plain::Forbidden),
+        (reason::ENCLS, Plain::Forbidden),
+        (reason::RDSEED, Plain::Forbidden),
+        (reason::XSAVES, Plain::Forbidden),
+        (reason::XRSTORS, Plain::Forbidden),
+        (reason::UMWAIT, Plain::Forbidden),
+        (reason::TPAUSE, Plain::Forbidden),
+        (reason::ENCLV, Plain::Forbidden),
+    ],
+);
+
+/// Basic exit reasons below 64 that are no instruction's, and so come without a length: a bit for
+/// each.
+const NO_INSTRUCTION: u64 = 1 << reason::INIT
+    | 1 << reason::SMI_IO
+    | 1 << reason::SMI
+    | 1 << reason::INTERRUPT_WINDOW
+    | 1 << reason::NMI_WINDOW
+    | 1 << reason::TRIPLE_FAULT
+    | 1 << reason::PREEMPTION_TIMER
+    | 1 << reason::DIRTY_LOG_FULL;
+
 /// What the exit with this reason says. `vectoring` is the information about the event whose
 /// delivery it cut short.
 #[inline(always)]
 pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
     let plain = Left::plain;
-    // By an instruction, whose length the CPU tells.
     let by = |exit| Left {
         length: fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
         ..plain(exit)
     };
-    let qualification = || fields.read(ro::EXIT_QUALIFICATION);
     let gpa = || Gpa(fields.read(ro::GUEST_PHYSICAL_ADDR_FULL));
+    // Those that are finished soonest first, and what is most frequent besides.
     match why {
         reason::CPUID => by(Exit::Cpuid),
-        reason::IO => by(io(qualification())),
+        reason::IO => by(io(fields.read(ro::EXIT_QUALIFICATION))),
         reason::EPT_VIOLATION => {
-            let bits = qualification();
+            let bits = fields.read(ro::EXIT_QUALIFICATION);
             let exit = Exit::Fault {
                 gpa: gpa(),
                 access: access(bits),
@@ -147,63 +212,59 @@ pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
             gpa: gpa(),
             access: Access::default(),
         }),
-        reason::INTERRUPT | reason::INIT | reason::SMI_IO | reason::SMI => plain(Exit::Interrupt),
-        reason::HLT => by(Exit::Halt),
-        reason::RDMSR => by(Exit::ReadMsr),
-        reason::WRMSR => by(Exit::WriteMsr),
-        reason::CONTROL => by(control(qualification())),
-        reason::DEBUG => by(debug(qualification())),
-        reason::EXCEPTION_OR_NMI => exception(fields, vectoring),
-        reason::INTERRUPT_WINDOW => plain(Exit::InterruptWindow),
-        reason::NMI_WINDOW => plain(Exit::NmiWindow),
-        reason::TRIPLE_FAULT => plain(Exit::Shutdown),
+        reason::INTERRUPT => plain(Exit::Interrupt),
+        _ => decode_other(fields, why, vectoring),
+    }
+}
+
+#[inline(never)]
+fn decode_other(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
+    let qualification = || fields.read(ro::EXIT_QUALIFICATION);
+    let mut length = 0;
+    if NO_INSTRUCTION.checked_shr(why as u32).unwrap_or(1) & 1 == 0 {
+        length = fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8;
+    }
+    let mut to_do = ToDo::empty();
+    if let Some(&Some(plain)) = PLAIN.get(why as usize) {
+        return Left {
+            length,
+            ..Left::plain(plain.into())
+        };
+    }
+    let exit = match why {
+        reason::EXCEPTION_OR_NMI => return exception(fields, vectoring),
+        reason::CONTROL => control(qualification()),
+        reason::DEBUG => debug(qualification()),
         reason::TASK_SWITCH => {
             let bits = qualification();
-            let exit = Exit::TaskSwitch {
-                selector: bits as u16,
-            };
             // Through a task gate of the IDT, only an instruction has a length.
             const GATE: u64 = 3;
             if bits >> 30 & 3 == GATE && !event::is_soft(vectoring) {
-                plain(exit)
-            } else {
-                by(exit)
+                length = 0;
+            }
+            Exit::TaskSwitch {
+                selector: bits as u16,
             }
         }
-        reason::INVD => by(Exit::Invd),
-        reason::WBINVD => by(Exit::Wbinvd),
-        reason::XSETBV => by(Exit::SetXcr),
-        reason::VMCALL => by(Exit::Hypercall),
-        reason::PAUSE => by(Exit::Pause),
         // The guest's CPU has no counters.
-        reason::RDPMC => by(Exit::Exception(Exception::general_protection(0))),
-        reason::GETSEC
-        | reason::RSM
-        | reason::VMCLEAR..=reason::VMXON
-        | reason::MWAIT
-        | reason::MONITOR
-        | reason::INVEPT
-        | reason::RDTSCP
-        | reason::INVVPID
-        | reason::RDRAND
-        | reason::INVPCID
-        | reason::VMFUNC
-        | reason::ENCLS
-        | reason::RDSEED
-        | reason::XSAVES
-        | reason::XRSTORS
-        | reason::UMWAIT
-        | reason::TPAUSE
-        | reason::ENCLV => by(Exit::Forbidden),
+        reason::RDPMC => Exit::Exception(Exception::general_protection(0)),
         reason::DIRTY_LOG_FULL => {
-            let unblocked = qualification() & UNBLOCKED != 0 && !event::is_valid(vectoring);
-            plain(Exit::DirtyLogFull).and(ToDo::BLOCK_NMIS, unblocked)
+            if qualification() & UNBLOCKED != 0 && !event::is_valid(vectoring) {
+                to_do = ToDo::BLOCK_NMIS;
+            }
+            Exit::DirtyLogFull
         }
-        why if why & ENTRY_FAILED != 0 && why & 0xffff == reason::MACHINE_CHECK => {
-            plain(Exit::Interrupt).and(ToDo::HOST_MACHINE_CHECK, true)
+        why if why & ENTRY_FAILED == 0 => Exit::Unknown(why),
+        why if why & 0xffff == reason::MACHINE_CHECK => {
+            to_do = ToDo::HOST_MACHINE_CHECK;
+            Exit::Interrupt
         }
-        why if why & ENTRY_FAILED != 0 => plain(Exit::Refused(why)),
-        other => plain(Exit::Unknown(other)),
+        why => Exit::Refused(why),
+    };
+    Left {
+        exit,
+        length,
+        to_do,
     }
 }
 
@@ -214,19 +275,22 @@ fn exception(fields: &impl Fields, vectoring: u32) -> Left {
     const INT1: u64 = 5;
     let info = fields.read(ro::VMEXIT_INTERRUPTION_INFO);
     let vector = info as u8;
+    let mut left = Left::plain(Exit::Interrupt);
     if event::is_nmi(info as u32) {
-        return Left::plain(Exit::Interrupt).and(ToDo::HOST_NMI, true);
+        left.to_do = ToDo::HOST_NMI;
+        return left;
     }
     // A double fault's IRET is not restarted.
-    let unblocked = info & UNBLOCKED != 0 && vector != Exception::DF && !event::is_valid(vectoring);
+    if info & UNBLOCKED != 0 && vector != Exception::DF && !event::is_valid(vectoring) {
+        left.to_do = ToDo::BLOCK_NMIS;
+    }
     if vector == Exception::MC {
-        return Left::plain(Exit::Interrupt)
-            .and(ToDo::HOST_MACHINE_CHECK, true)
-            .and(ToDo::BLOCK_NMIS, unblocked);
+        left.to_do |= ToDo::HOST_MACHINE_CHECK;
+        return left;
     }
     let qualification = fields.read(ro::EXIT_QUALIFICATION);
     let error = fields.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32;
-    let left = Left::plain(Exit::Exception(Exception {
+    left.exit = Exit::Exception(Exception {
         vector,
         error: (info & HAS_ERROR != 0).then_some(error),
         payload: match vector {
@@ -234,18 +298,12 @@ fn exception(fields: &impl Fields, vectoring: u32) -> Left {
             Exception::DB => qualification & DR6_NEW,
             _ => 0,
         },
-    }));
-    let trap = info >> 8 & 7 == INT1;
-    Left {
-        length: if trap {
-            fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
-        } else {
-            0
-        },
-        ..left
+    });
+    if info >> 8 & 7 == INT1 {
+        left.length = fields.read(ro::VMEXIT_INSTRUCTION_LEN) as u8;
+        left.to_do |= ToDo::SKIP;
     }
-    .and(ToDo::SKIP, trap)
-    .and(ToDo::BLOCK_NMIS, unblocked)
+    left
 }
 
 fn io(qualification: u64) -> Exit {

@@ -38,6 +38,23 @@ impl Current {
         value
     }
 
+    /// Writes fields, each with its value.
+    #[inline(never)]
+    pub fn write_all(&self, writes: &[(u32, u64)]) {
+        for &(field, value) in writes {
+            self.write(field, value);
+        }
+    }
+
+    /// Writes zeros to `count` fields from `first` on. Those of one kind are two apart; one that the
+    /// CPU does not have is passed over.
+    #[inline(never)]
+    pub fn clear(&self, first: u32, count: u32) {
+        for number in 0..count {
+            self.write(first + 2 * number, 0);
+        }
+    }
+
     /// Writes a field. A field or a value that the CPU does not take is left
     /// alone, and the next entry fails.
     #[inline(always)]

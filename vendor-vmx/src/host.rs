@@ -75,59 +75,42 @@ pub struct Host {
     pub rsp: u64,
 }
 
+/// What an exit loads as it was when the structure was loaded: the field, and where it is now.
+const MSRS: [(u32, u32); 5] = [
+    (host::IA32_SYSENTER_CS, IA32_SYSENTER_CS),
+    (host::IA32_SYSENTER_ESP, IA32_SYSENTER_ESP),
+    (host::IA32_SYSENTER_EIP, IA32_SYSENTER_EIP),
+    (host::IA32_EFER_FULL, IA32_EFER),
+    // In a kernel that is where the CPU's own data are.
+    (host::GS_BASE, IA32_GS_BASE),
+];
+
 impl Host {
     /// Notes all of it in a control structure that has just been loaded.
-    pub fn load(current: &Current) -> Self {
-        // SAFETY: every 64-bit CPU has these registers; this is the kernel.
-        let msr = |number| unsafe { read_msr(number) };
-        let mut gdt = DescriptorTablePointer::default();
+    pub fn load(&mut self, current: &Current) {
+        // The structure may have anything of an earlier load. CR0 to FS_BASE, and what is
+        // compared from now on.
+        *self = Self::default();
+        current.clear(host::CR0, 4);
+        current.clear(host::ES_SELECTOR, 6);
         // SAFETY: writes to the value.
-        unsafe { sgdt(&mut gdt) }
-        let mut idt = DescriptorTablePointer::default();
+        unsafe { sgdt(&mut self.gdt) }
         // SAFETY: writes to the value.
-        unsafe { sidt(&mut idt) }
+        unsafe { sidt(&mut self.idt) }
         let tr = selector!("str {0:x}");
-        let values = [
-            (host::CS_SELECTOR, selector!("mov {0:x}, cs").into()),
-            // The privilege bits must be clear.
-            (
-                host::SS_SELECTOR,
-                u64::from(selector!("mov {0:x}, ss")) & !7,
-            ),
-            (host::TR_SELECTOR, tr.into()),
-            (host::TR_BASE, tss_base(&gdt, tr)),
-            (host::GDTR_BASE, gdt.base as u64),
-            (host::IDTR_BASE, idt.base as u64),
-            (host::IA32_SYSENTER_CS, msr(IA32_SYSENTER_CS)),
-            (host::IA32_SYSENTER_ESP, msr(IA32_SYSENTER_ESP)),
-            (host::IA32_SYSENTER_EIP, msr(IA32_SYSENTER_EIP)),
-            (host::IA32_EFER_FULL, msr(IA32_EFER)),
-            // In a kernel that is where the CPU's own data are.
-            (host::GS_BASE, msr(IA32_GS_BASE)),
-        ];
-        for (field, value) in values {
-            current.write(field, value);
+        current.write(host::CS_SELECTOR, selector!("mov {0:x}, cs").into());
+        // The privilege bits must be clear.
+        let ss = selector!("mov {0:x}, ss") & !7;
+        current.write(host::SS_SELECTOR, ss.into());
+        current.write(host::TR_SELECTOR, tr.into());
+        current.write(host::TR_BASE, tss_base(&self.gdt, tr));
+        current.write(host::GDTR_BASE, self.gdt.base as u64);
+        current.write(host::IDTR_BASE, self.idt.base as u64);
+        for &(field, msr) in &MSRS {
+            // SAFETY: every 64-bit CPU has these registers; this is the kernel.
+            current.write(field, unsafe { read_msr(msr) });
         }
-        let mut this = Self {
-            gdt,
-            idt,
-            ..Self::default()
-        };
-        // The structure may have anything of an earlier load.
-        for field in [
-            host::CR0,
-            host::CR3,
-            host::CR4,
-            host::FS_BASE,
-            host::DS_SELECTOR,
-            host::ES_SELECTOR,
-            host::FS_SELECTOR,
-            host::GS_SELECTOR,
-        ] {
-            current.write(field, 0);
-        }
-        this.refresh(current);
-        this
+        self.refresh(current);
     }
 
     /// Notes what threads of the host change, where it has changed.

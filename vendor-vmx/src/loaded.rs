@@ -69,7 +69,7 @@ impl<H: Hal> Cpus<H> {
         list.try_reserve_exact(count as usize)?;
         for _ in 0..count {
             list.push(PerCpu {
-                region: Page::new(hal, &features.revision.to_le_bytes())?,
+                region: Page::new(hal, features.revision)?,
                 on: AtomicBool::new(false),
                 current: AtomicU64::new(NONE),
             });

@@ -39,9 +39,13 @@ impl<H: Hal> Machine<H> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotSupported`] when the CPU lacks controls that are needed; [`Error::NoMemory`].
-    pub fn new(hal: &H, cpus: u32, features: Features) -> Result<Self, Error> {
-        let controls = Controls::new(&features)?;
+    /// [`Error::NoMemory`].
+    pub fn new(hal: &H, cpus: u32, features: Features, controls: Controls) -> Result<Self, Error> {
+        let bitmap = |long| {
+            let mut page = Page::new(hal, 0)?;
+            msr_bitmap::fill(page.bytes(), long);
+            Ok::<_, Error>(page)
+        };
         let fixed = cpu::fixed0();
         Ok(Self {
             features,
@@ -54,8 +58,8 @@ impl<H: Hal> Machine<H> {
             vpids: Vpids::new(hal)?,
             cr0_must: fixed.cr0,
             cr4_must: fixed.cr4,
-            bitmap: Page::new(hal, &msr_bitmap::bitmap(false))?,
-            long_bitmap: Page::new(hal, &msr_bitmap::bitmap(true))?,
+            bitmap: bitmap(false)?,
+            long_bitmap: bitmap(true)?,
         })
     }
 

@@ -12,46 +12,48 @@ use x86::msr::{
     IA32_SYSENTER_ESP, IA32_TIME_STAMP_COUNTER,
 };
 
-const WRITES: usize = 0x800;
-const HIGH: usize = 0x400;
-const HIGH_FIRST: u32 = 0xc000_0000;
+/// In bits from the beginning: where the half for writes begins, and in either half the part for
+/// registers from C000_0000 on.
+const WRITES: usize = 0x4000;
+const HIGH: usize = 0x2000;
 
-/// A bitmap for guests in long mode or not.
-pub fn bitmap(long: bool) -> [u8; 4096] {
-    let mut bits = [0xff; 4096];
-    for msr in [
-        IA32_SYSENTER_CS,
-        IA32_SYSENTER_ESP,
-        IA32_SYSENTER_EIP,
-        IA32_FS_BASE,
-        IA32_GS_BASE,
-    ] {
-        clear(&mut bits, msr, 0);
-        clear(&mut bits, msr, WRITES);
+/// What a guest reads and writes; the last only in long mode.
+const PASSED: [u32; 6] = [
+    IA32_SYSENTER_CS,
+    IA32_SYSENTER_ESP,
+    IA32_SYSENTER_EIP,
+    IA32_FS_BASE,
+    IA32_GS_BASE,
+    IA32_KERNEL_GSBASE,
+];
+
+/// Makes the page a bitmap for guests in long mode or not.
+pub fn fill(bits: &mut [u8], long: bool) {
+    bits.fill(0xff);
+    for &msr in PASSED.iter().take(if long { 6 } else { 5 }) {
+        clear(bits, msr, 0);
+        clear(bits, msr, WRITES);
     }
     // The offset counts for RDMSR too.
-    clear(&mut bits, IA32_TIME_STAMP_COUNTER, 0);
-    if long {
-        clear(&mut bits, IA32_KERNEL_GSBASE, 0);
-        clear(&mut bits, IA32_KERNEL_GSBASE, WRITES);
-    }
-    bits
+    clear(bits, IA32_TIME_STAMP_COUNTER, 0);
 }
 
-fn clear(bits: &mut [u8; 4096], msr: u32, part: usize) {
-    let (range, number) = if msr >= HIGH_FIRST {
-        (HIGH, msr - HIGH_FIRST)
-    } else {
-        (0, msr)
-    };
-    if let Some(byte) = bits.get_mut(part + range + number as usize / 8) {
-        *byte &= !(1 << (number % 8));
+fn clear(bits: &mut [u8], msr: u32, part: usize) {
+    let at = part + HIGH * (msr >> 31) as usize + (msr & 0x1fff) as usize;
+    if let Some(byte) = bits.get_mut(at / 8) {
+        *byte &= !(1 << (at % 8));
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    fn bitmap(long: bool) -> [u8; 4096] {
+        let mut bits = [0; 4096];
+        fill(&mut bits, long);
+        bits
+    }
 
     /// Whether an access exits.
     fn exits(bits: &[u8; 4096], at: usize) -> bool {

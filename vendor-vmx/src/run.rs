@@ -12,7 +12,6 @@ use crate::cpu;
 use crate::event::{self, DR6_NEW};
 use crate::exit::{self, ENTRY_FAILED, ToDo};
 use crate::fields::Current;
-use crate::host::Host;
 use crate::loaded::Brought;
 use crate::swap::{self, Fixed};
 use crate::vcpu::VmxVcpu;
@@ -52,7 +51,7 @@ impl<H: Hal> VmxVcpu<H> {
         if brought == Brought::Freshly {
             self.cpu = cpu;
             self.launched = false;
-            self.host = Host::load(&current);
+            self.host.load(&current);
             self.fixed = Fixed::read(self.machine.which, self.host.cr4);
             if !core::mem::replace(&mut self.initialised, true) {
                 self.initialise(&current);
@@ -109,14 +108,15 @@ impl<H: Hal> VmxVcpu<H> {
             return refused(current.read(ro::VM_INSTRUCTION_ERROR));
         }
         let exit = self.after(&current);
-        let whole = self.raise.is_empty() && self.undelivered.is_none();
+        let whole = self.raise.is_empty() && self.event.is_none();
         Left { exit, whole }
     }
 
     /// Ends a run.
     #[inline(always)]
     pub(crate) fn end(&mut self) {
-        let Some(swapped) = self.swapped.take() else {
+        // In place: it is large.
+        let Some(swapped) = &self.swapped else {
             return;
         };
         self.host.restore();
@@ -124,13 +124,14 @@ impl<H: Hal> VmxVcpu<H> {
         // SAFETY: on the CPU of `begin`, with interrupts off since.
         unsafe {
             swap::out(
-                &swapped,
+                swapped,
                 &self.fixed,
                 self.machine.which,
                 &mut self.msrs,
                 &mut self.switched,
             );
         }
+        self.swapped = None;
         if !self.raise.is_empty() {
             self.raise();
         }
@@ -300,7 +301,7 @@ impl<H: Hal> VmxVcpu<H> {
         let error = current.read(ro::IDT_VECTORING_ERR_CODE) as u32;
         let length = current.read(ro::VMEXIT_INSTRUCTION_LEN) as u8;
         let switched = &self.switched;
-        self.undelivered = event::decode(vectoring, error, length, |vector| match vector {
+        self.event = event::decode(vectoring, error, length, |vector| match vector {
             // The guest's is in the CPU still.
             Exception::PF => cpu::read_cr2(),
             Exception::DB => switched.dr6 & DR6_NEW,

@@ -16,6 +16,7 @@
 #![expect(unsafe_code, reason = "writing this CPU's registers")]
 use waterbear_core::arch::{Cr4, Efer};
 use waterbear_core::regs::Switched;
+use waterbear_core::vendor::Msr;
 use x86::msr::{
     IA32_CSTAR, IA32_DEBUGCTL, IA32_FMASK, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR, IA32_TSC_AUX,
 };
@@ -32,19 +33,15 @@ const DR7_RESET: u64 = 0x400;
 /// The bits of DR7 that use a breakpoint.
 const DR7_USED: u64 = 0xff;
 
-/// The registers of SYSCALL, in the order of [`Msrs::syscall`].
+/// The registers of SYSCALL, which come first in [`Msrs`].
 const SYSCALL: [u32; 4] = [IA32_STAR, IA32_LSTAR, IA32_CSTAR, IA32_FMASK];
 
-/// Registers of the guest's, or those of the host's that its threads do not change.
-#[derive(Clone, Copy, Default)]
-pub struct Msrs {
-    /// STAR, LSTAR, CSTAR, SFMASK.
-    pub syscall: [u64; 4],
-    /// KERNEL_GS_BASE; unused in the host's.
-    pub kernel_gs: u64,
-    /// TSC_AUX.
-    pub tsc_aux: u64,
-}
+/// The guest's registers by their numbers, [`Msr`]; unused are those that the control structure
+/// has.
+pub type Msrs = [u64; Msr::TscAux as usize + 1];
+
+const KERNEL_GS: usize = Msr::KernelGsBase as usize;
+const TSC_AUX: usize = Msr::TscAux as usize;
 
 /// Which of them there are to switch.
 #[derive(Clone, Copy)]
@@ -58,7 +55,9 @@ pub struct Which {
 /// The host's, read once per load of a control structure.
 #[derive(Clone, Copy, Default)]
 pub struct Fixed {
-    msrs: Msrs,
+    /// STAR, LSTAR, CSTAR, SFMASK.
+    syscall: [u64; 4],
+    tsc_aux: u64,
     xcr0: u64,
     xss: u64,
 }
@@ -70,11 +69,8 @@ impl Fixed {
         // so; this is the kernel.
         let msr = |number| unsafe { read_msr(number) };
         Self {
-            msrs: Msrs {
-                syscall: SYSCALL.map(msr),
-                kernel_gs: 0,
-                tsc_aux: if which.tsc_aux { msr(IA32_TSC_AUX) } else { 0 },
-            },
+            syscall: SYSCALL.map(msr),
+            tsc_aux: if which.tsc_aux { msr(IA32_TSC_AUX) } else { 0 },
             xcr0: if cr4 & Cr4::OSXSAVE.bits() != 0 {
                 // SAFETY: the bit is set.
                 unsafe { read_xcr0() }
@@ -109,6 +105,19 @@ unsafe fn change(msr: u32, old: u64, new: u64) {
     }
 }
 
+/// Sets the registers of SYSCALL from `old` to `new`, the first four of each.
+///
+/// # Safety
+///
+/// As for [`change`].
+#[inline(never)]
+unsafe fn change_syscall(old: &[u64], new: &[u64]) {
+    for ((&msr, &old), &new) in SYSCALL.iter().zip(old).zip(new) {
+        // SAFETY: as the caller promises; every 64-bit CPU has the registers.
+        unsafe { change(msr, old, new) }
+    }
+}
+
 /// Puts the guest's into the CPU. Interrupts are off until [`out`].
 ///
 /// # Safety
@@ -133,24 +142,18 @@ pub unsafe fn into(
         xcr0: cr4 & Cr4::OSXSAVE.bits() != 0 && fixed.xcr0 != guest.xcr0,
     };
     if efer.contains(Efer::SCE) {
-        for ((msr, host), guest) in SYSCALL
-            .into_iter()
-            .zip(fixed.msrs.syscall)
-            .zip(msrs.syscall)
-        {
-            // SAFETY: every 64-bit CPU has the register; `out` puts the host's back.
-            unsafe { change(msr, host, guest) }
-        }
+        // SAFETY: `out` puts the host's back.
+        unsafe { change_syscall(&fixed.syscall, msrs) }
     }
     if efer.contains(Efer::LMA) {
-        // SAFETY: as above.
+        // SAFETY: every 64-bit CPU has the register.
         swapped.kernel_gs = unsafe { read_msr(IA32_KERNEL_GSBASE) };
-        // SAFETY: as above.
-        unsafe { change(IA32_KERNEL_GSBASE, swapped.kernel_gs, msrs.kernel_gs) }
+        // SAFETY: as above; `out` puts the host's back.
+        unsafe { change(IA32_KERNEL_GSBASE, swapped.kernel_gs, msrs[KERNEL_GS]) }
     }
     if which.tsc_aux {
         // SAFETY: as above, and the CPU has the register.
-        unsafe { change(IA32_TSC_AUX, fixed.msrs.tsc_aux, msrs.tsc_aux) }
+        unsafe { change(IA32_TSC_AUX, fixed.tsc_aux, msrs[TSC_AUX]) }
     }
     if which.xss {
         // SAFETY: as above.
@@ -200,23 +203,17 @@ pub unsafe fn out(
     }
     if which.tsc_aux {
         // SAFETY: the host's own.
-        unsafe { change(IA32_TSC_AUX, msrs.tsc_aux, fixed.msrs.tsc_aux) }
+        unsafe { change(IA32_TSC_AUX, msrs[TSC_AUX], fixed.tsc_aux) }
     }
     if swapped.efer.contains(Efer::LMA) {
         // SAFETY: every 64-bit CPU has the register.
-        msrs.kernel_gs = unsafe { read_msr(IA32_KERNEL_GSBASE) };
+        msrs[KERNEL_GS] = unsafe { read_msr(IA32_KERNEL_GSBASE) };
         // SAFETY: the host's own.
-        unsafe { change(IA32_KERNEL_GSBASE, msrs.kernel_gs, swapped.kernel_gs) }
+        unsafe { change(IA32_KERNEL_GSBASE, msrs[KERNEL_GS], swapped.kernel_gs) }
     }
     if swapped.efer.contains(Efer::SCE) {
-        for ((msr, host), guest) in SYSCALL
-            .into_iter()
-            .zip(fixed.msrs.syscall)
-            .zip(msrs.syscall)
-        {
-            // SAFETY: the host's own.
-            unsafe { change(msr, guest, host) }
-        }
+        // SAFETY: the host's own.
+        unsafe { change_syscall(msrs, &fixed.syscall) }
     }
     // SAFETY: the exit has cleared it; the host's own.
     unsafe { change(IA32_DEBUGCTL, 0, swapped.debug_control) }

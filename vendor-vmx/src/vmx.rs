@@ -1,24 +1,26 @@
 //! VMX as the core's vendor.
 #![expect(unsafe_code, reason = "what the core promises is passed on")]
 use waterbear_core::Error;
-use waterbear_core::arch::{Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister};
+use waterbear_core::arch::{
+    Attributes, Cr4, Efer, Event, Segment, SegmentName, Shadow, TableName, TableRegister,
+};
 use waterbear_core::exit::Exit;
-use waterbear_core::mem::Shared;
+use waterbear_core::mem::{Box, Shared};
 use waterbear_core::regs::{Regs, Switched};
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{
-    Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor,
+    Code, Control, EnableError, Hardware, Left, Msr, Registers, Unsupported, Vendor,
 };
 use waterbear_hal::{CpuId, Hal, Pfn, Pinned};
 use x86::vmx::vmcs::{control, guest};
 
 use crate::blocking;
+use crate::controls::Controls;
 use crate::cpu;
 use crate::detect::Features;
-use crate::fields::Current;
 use crate::machine::Machine;
 use crate::rights;
-use crate::vcpu::VmxVcpu;
+use crate::vcpu::{CR0_GUEST, VmxVcpu};
 
 /// Intel's hardware virtualisation on this machine.
 pub struct Vmx<H: Hal> {
@@ -36,22 +38,13 @@ impl<H: Hal> Vmx<H> {
     /// [`Error::NotSupported`] when this CPU cannot host guests, which the log
     /// says in words; [`Error::NoMemory`].
     pub fn new(hal: &H, cpus: u32) -> Result<Self, Error> {
-        let features = match cpu::facts().features() {
-            Ok(features) => features,
-            Err(reason) => {
-                hal.info(format_args!("VMX: this CPU {reason}"));
-                return Err(Error::NotSupported);
-            }
+        let refused = |reason: Unsupported| reason.refuse(hal, "VMX");
+        let features = cpu::facts().features().map_err(refused)?;
+        let controls = Controls::new(&features.controls).map_err(refused)?;
+        let Ok(format) = features.entry_format() else {
+            return Err(refused(Unsupported::UnknownFormat));
         };
-        let lacks = || {
-            hal.info(format_args!("VMX: this CPU lacks controls that are needed"));
-            Error::NotSupported
-        };
-        let format = features.entry_format().map_err(|_| lacks())?;
-        let machine = Machine::new(hal, cpus, features).map_err(|error| match error {
-            Error::NotSupported => lacks(),
-            other => other,
-        })?;
+        let machine = Machine::new(hal, cpus, features, controls)?;
         Ok(Self {
             hal: hal.clone(),
             format,
@@ -64,28 +57,36 @@ impl<H: Hal> Vmx<H> {
         &self.machine.features
     }
 
-    /// Runs `f` with the vCPU's control structure current on this CPU. `None` when VMX operation
-    /// is off, as it is when the machine goes down.
-    fn with<R>(
-        &self,
-        vcpu: &mut VmxVcpu<H>,
-        f: impl FnOnce(&mut VmxVcpu<H>, &Current) -> R,
-    ) -> Option<R> {
+    /// Replaces the numbers of fields by what is in them; by zeros when VMX operation is off, as it
+    /// is when the machine goes down.
+    #[inline(never)]
+    fn read_all(&self, vcpu: &mut VmxVcpu<H>, fields: &mut [u64]) {
         let pinned = Pinned::new(&self.hal);
-        // SAFETY: pinned until `f` is over; the hooks are called with interrupts on.
-        let current = unsafe { vcpu.bring(pinned.cpu())? };
-        Some(f(vcpu, &current))
+        // SAFETY: pinned until the end; the hooks are called with interrupts on.
+        let current = unsafe { vcpu.bring(pinned.cpu()) };
+        for field in fields {
+            *field = match &current {
+                Some(current) => current.read(*field as u32),
+                None => 0,
+            };
+        }
     }
 
     /// Reads a field.
     fn read(&self, vcpu: &mut VmxVcpu<H>, field: u32) -> u64 {
-        self.with(vcpu, |_, current| current.read(field))
-            .unwrap_or(0)
+        let mut fields = [field.into()];
+        self.read_all(vcpu, &mut fields);
+        fields[0]
     }
 
-    /// Writes a field.
-    fn write(&self, vcpu: &mut VmxVcpu<H>, field: u32, value: u64) {
-        self.with(vcpu, |_, current| current.write(field, value));
+    /// Writes fields, each with its value; nothing when VMX operation is off.
+    #[inline(never)]
+    fn write_all(&self, vcpu: &mut VmxVcpu<H>, writes: &[(u32, u64)]) {
+        let pinned = Pinned::new(&self.hal);
+        // SAFETY: as above.
+        if let Some(current) = unsafe { vcpu.bring(pinned.cpu()) } {
+            current.write_all(writes);
+        }
     }
 }
 
@@ -142,16 +143,34 @@ impl<H: Hal> Hardware for Vmx<H> {
     }
 }
 
-/// The number of a segment's fields, which are two apart.
+/// A segment's fields are two apart; those of the descriptor tables come behind.
 fn segment_field(first: u32, name: SegmentName) -> u32 {
     first + 2 * name as u32
 }
 
 fn table_field(first: u32, name: TableName) -> u32 {
-    match name {
-        TableName::Gdtr => first,
-        TableName::Idtr => first + 2,
+    first + 2 * name as u32
+}
+
+/// Where the control structure has a register of SYSENTER.
+fn sysenter_field(msr: Msr) -> Option<u32> {
+    match msr {
+        Msr::SysenterCs => Some(guest::IA32_SYSENTER_CS),
+        Msr::SysenterEsp => Some(guest::IA32_SYSENTER_ESP),
+        Msr::SysenterEip => Some(guest::IA32_SYSENTER_EIP),
+        _ => None,
     }
+}
+
+/// A set of registers: a bit for each.
+const fn set(registers: &[Msr]) -> u16 {
+    let mut bits = 0;
+    let mut rest = registers;
+    while let [first, others @ ..] = rest {
+        bits |= 1 << *first as u16;
+        rest = others;
+    }
+    bits
 }
 
 impl<H: Hal> Registers for VmxVcpu<H> {
@@ -167,173 +186,193 @@ impl<H: Hal> Registers for VmxVcpu<H> {
 }
 
 impl<H: Hal> Vendor for Vmx<H> {
-    type Vcpu = VmxVcpu<H>;
+    type Vcpu = Box<VmxVcpu<H>, H>;
 
-    fn new_vcpu(&self) -> Result<VmxVcpu<H>, Error> {
+    fn new_vcpu(&self) -> Result<Self::Vcpu, Error> {
         VmxVcpu::new(&self.hal, self.machine.clone())
     }
 
-    fn prepare(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId) {
+    fn prepare(&self, vcpu: &mut Box<VmxVcpu<H>, H>, cpu: CpuId) {
         // Where VMX operation is off, the entry finds that out too.
         // SAFETY: the core has pinned the thread, and interrupts are on; the result is not used.
         let _ = unsafe { vcpu.bring(cpu) };
     }
 
     #[inline(always)]
-    fn switch_in(&self, vcpu: &mut VmxVcpu<H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
+    fn switch_in(&self, vcpu: &mut Box<VmxVcpu<H>, H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
         // SAFETY: the core has pinned the thread and turned interrupts off, until `switch_out`.
         unsafe { vcpu.begin(cpu, root) }
     }
 
     #[inline(always)]
-    fn enter(&self, vcpu: &mut VmxVcpu<H>) -> Left {
+    fn enter(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> Left {
         vcpu.enter_once()
     }
 
     #[inline(always)]
-    fn switch_out(&self, vcpu: &mut VmxVcpu<H>) {
+    fn switch_out(&self, vcpu: &mut Box<VmxVcpu<H>, H>) {
         vcpu.end();
     }
 
-    fn flush_tlb(&self, vcpu: &mut VmxVcpu<H>) {
+    fn flush_tlb(&self, vcpu: &mut Box<VmxVcpu<H>, H>) {
         vcpu.flush = true;
     }
 
-    fn length(&self, vcpu: &mut VmxVcpu<H>) -> u8 {
+    fn length(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> u8 {
         vcpu.length
     }
 
-    fn fetched<'a>(&self, _vcpu: &'a mut VmxVcpu<H>) -> &'a [u8] {
+    fn fetched<'a>(&self, _: &'a mut Box<VmxVcpu<H>, H>) -> &'a [u8] {
         &[]
     }
 
-    fn segment(&self, vcpu: &mut VmxVcpu<H>, name: SegmentName) -> Segment {
-        let read = |_: &mut VmxVcpu<H>, current: &Current| {
-            let field = |first| current.read(segment_field(first, name));
-            Segment {
-                selector: field(guest::ES_SELECTOR) as u16,
-                attributes: rights::decode(field(guest::ES_ACCESS_RIGHTS) as u32),
-                limit: field(guest::ES_LIMIT) as u32,
-                base: field(guest::ES_BASE),
-            }
-        };
-        self.with(vcpu, read).unwrap_or_default()
+    fn segment(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: SegmentName) -> Segment {
+        let mut fields = [
+            guest::ES_SELECTOR,
+            guest::ES_ACCESS_RIGHTS,
+            guest::ES_LIMIT,
+            guest::ES_BASE,
+        ]
+        .map(|first| segment_field(first, name).into());
+        self.read_all(vcpu, &mut fields);
+        let [selector, rights, limit, base] = fields;
+        Segment {
+            selector: selector as u16,
+            attributes: rights::decode(rights as u32),
+            limit: limit as u32,
+            base,
+        }
     }
 
-    fn set_segment(&self, vcpu: &mut VmxVcpu<H>, name: SegmentName, value: Segment) {
+    fn set_segment(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: SegmentName, value: Segment) {
         let rights = rights::encode(name, value.attributes);
-        self.with(vcpu, |_, current| {
-            let write = |first, value| current.write(segment_field(first, name), value);
-            write(guest::ES_SELECTOR, value.selector.into());
-            write(guest::ES_ACCESS_RIGHTS, rights.into());
-            write(guest::ES_LIMIT, value.limit.into());
-            write(guest::ES_BASE, value.base);
-        });
+        let writes = [
+            (guest::ES_SELECTOR, value.selector.into()),
+            (guest::ES_ACCESS_RIGHTS, rights.into()),
+            (guest::ES_LIMIT, value.limit.into()),
+            (guest::ES_BASE, value.base),
+        ];
+        let writes = writes.map(|(first, value)| (segment_field(first, name), value));
+        self.write_all(vcpu, &writes);
     }
 
-    fn table(&self, vcpu: &mut VmxVcpu<H>, name: TableName) -> TableRegister {
-        let read = |_: &mut VmxVcpu<H>, current: &Current| TableRegister {
-            limit: current.read(table_field(guest::GDTR_LIMIT, name)) as u16,
-            base: current.read(table_field(guest::GDTR_BASE, name)),
-        };
-        self.with(vcpu, read).unwrap_or_default()
+    fn table(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: TableName) -> TableRegister {
+        let fields = [guest::GDTR_LIMIT, guest::GDTR_BASE];
+        let mut fields = fields.map(|first| table_field(first, name).into());
+        self.read_all(vcpu, &mut fields);
+        let [limit, base] = fields;
+        TableRegister {
+            limit: limit as u16,
+            base,
+        }
     }
 
-    fn set_table(&self, vcpu: &mut VmxVcpu<H>, name: TableName, value: TableRegister) {
-        self.with(vcpu, |_, current| {
-            current.write(table_field(guest::GDTR_LIMIT, name), value.limit.into());
-            current.write(table_field(guest::GDTR_BASE, name), value.base);
-        });
+    fn set_table(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: TableName, value: TableRegister) {
+        let limit = table_field(guest::GDTR_LIMIT, name);
+        let base = table_field(guest::GDTR_BASE, name);
+        self.write_all(vcpu, &[(limit, value.limit.into()), (base, value.base)]);
     }
 
-    fn cpl(&self, vcpu: &mut VmxVcpu<H>) -> u8 {
+    fn cpl(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> u8 {
         rights::privilege(self.read(vcpu, guest::SS_ACCESS_RIGHTS) as u32)
     }
 
-    fn control(&self, vcpu: &mut VmxVcpu<H>, name: Control) -> u64 {
+    fn control(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: Control) -> u64 {
         match name {
-            Control::Cr0 => self
-                .with(vcpu, |vcpu, current| vcpu.read_cr0(current))
-                .unwrap_or(0),
+            Control::Cr0 => self.read(vcpu, guest::CR0) & CR0_GUEST | vcpu.cr0 & !CR0_GUEST,
             Control::Cr3 => self.read(vcpu, guest::CR3),
             Control::Cr4 => vcpu.cr4,
             Control::Efer => vcpu.efer.bits(),
         }
     }
 
-    fn set_control(&self, vcpu: &mut VmxVcpu<H>, name: Control, value: u64) {
-        self.with(vcpu, |vcpu, current| match name {
-            Control::Cr0 => vcpu.write_cr0(current, value),
-            Control::Cr3 => current.write(guest::CR3, value),
-            Control::Cr4 => vcpu.write_cr4(current, value),
-            Control::Efer => vcpu.write_efer(current, Efer::from_bits_retain(value)),
-        });
-    }
-
-    fn set_page_directories(&self, vcpu: &mut VmxVcpu<H>, entries: [u64; 4]) {
-        self.with(vcpu, |_, current| {
-            // The fields are two apart.
-            for (number, entry) in (0..).zip(entries) {
-                current.write(guest::PDPTE0_FULL + 2 * number, entry);
-            }
-        });
-    }
-
-    fn msr(&self, vcpu: &mut VmxVcpu<H>, msr: Msr) -> u64 {
-        let [star, lstar, cstar, sfmask] = vcpu.msrs.syscall;
-        match msr {
-            Msr::SysenterCs => self.read(vcpu, guest::IA32_SYSENTER_CS),
-            Msr::SysenterEsp => self.read(vcpu, guest::IA32_SYSENTER_ESP),
-            Msr::SysenterEip => self.read(vcpu, guest::IA32_SYSENTER_EIP),
-            Msr::Pat => vcpu.pat,
-            Msr::Star => star,
-            Msr::Lstar => lstar,
-            Msr::Cstar => cstar,
-            Msr::Sfmask => sfmask,
-            Msr::KernelGsBase => vcpu.msrs.kernel_gs,
-            Msr::TscAux => vcpu.msrs.tsc_aux,
+    fn code(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> Code {
+        let mut fields =
+            [guest::CR3, guest::CS_ACCESS_RIGHTS, guest::SS_ACCESS_RIGHTS].map(u64::from);
+        self.read_all(vcpu, &mut fields);
+        let [cr3, cs, ss] = fields;
+        Code {
+            cr3,
+            cr4: Cr4::from_bits_retain(vcpu.cr4),
+            efer: vcpu.efer,
+            long: rights::decode(cs as u32).contains(Attributes::LONG),
+            user: rights::privilege(ss as u32) == 3,
         }
     }
 
-    fn set_msr(&self, vcpu: &mut VmxVcpu<H>, msr: Msr, value: u64) {
+    fn set_control(&self, vcpu: &mut Box<VmxVcpu<H>, H>, name: Control, value: u64) {
+        match name {
+            Control::Cr0 => {
+                let writes = vcpu.set_cr0(value);
+                self.write_all(vcpu, &writes);
+            }
+            Control::Cr3 => self.write_all(vcpu, &[(guest::CR3, value)]),
+            Control::Cr4 => {
+                let writes = vcpu.set_cr4(value);
+                self.write_all(vcpu, &writes);
+            }
+            Control::Efer => {
+                let writes = vcpu.set_efer(Efer::from_bits_retain(value));
+                self.write_all(vcpu, &writes);
+            }
+        }
+    }
+
+    fn set_page_directories(&self, vcpu: &mut Box<VmxVcpu<H>, H>, entries: [u64; 4]) {
+        // The fields are two apart.
+        let [a, b, c, d] = entries;
+        let first = guest::PDPTE0_FULL;
+        let writes = [(first, a), (first + 2, b), (first + 4, c), (first + 6, d)];
+        self.write_all(vcpu, &writes);
+    }
+
+    fn msr(&self, vcpu: &mut Box<VmxVcpu<H>, H>, msr: Msr) -> u64 {
+        match sysenter_field(msr) {
+            Some(field) => self.read(vcpu, field),
+            None => vcpu.msrs[msr as usize],
+        }
+    }
+
+    fn set_msr(&self, vcpu: &mut Box<VmxVcpu<H>, H>, msr: Msr, value: u64) {
         // The core has checked the values. Those that the host itself writes are made such that
         // the CPU takes them all the same: a mistake must not fault in the host.
-        let [star, lstar, cstar, sfmask] = &mut vcpu.msrs.syscall;
-        match msr {
-            Msr::SysenterCs => self.write(vcpu, guest::IA32_SYSENTER_CS, value & 0xffff_ffff),
-            Msr::SysenterEsp => self.write(vcpu, guest::IA32_SYSENTER_ESP, value),
-            Msr::SysenterEip => self.write(vcpu, guest::IA32_SYSENTER_EIP, value),
-            Msr::Pat => vcpu.pat = value,
-            Msr::Star => *star = value,
-            Msr::Lstar => *lstar = canonical(value),
-            Msr::Cstar => *cstar = canonical(value),
-            Msr::Sfmask => *sfmask = value & 0xffff_ffff,
-            Msr::KernelGsBase => vcpu.msrs.kernel_gs = canonical(value),
-            Msr::TscAux => vcpu.msrs.tsc_aux = value & 0xffff_ffff,
+        const NARROW: u16 = set(&[Msr::SysenterCs, Msr::Sfmask, Msr::TscAux]);
+        const ADDRESSES: u16 = set(&[Msr::Lstar, Msr::Cstar, Msr::KernelGsBase]);
+        let bit = set(&[msr]);
+        let value = if NARROW & bit != 0 {
+            value & 0xffff_ffff
+        } else if ADDRESSES & bit != 0 {
+            canonical(value)
+        } else {
+            value
+        };
+        match sysenter_field(msr) {
+            Some(field) => self.write_all(vcpu, &[(field, value)]),
+            None => vcpu.msrs[msr as usize] = value,
         }
     }
 
-    fn set_tsc_offset(&self, vcpu: &mut VmxVcpu<H>, offset: u64) {
-        self.write(vcpu, control::TSC_OFFSET_FULL, offset);
+    fn set_tsc_offset(&self, vcpu: &mut Box<VmxVcpu<H>, H>, offset: u64) {
+        self.write_all(vcpu, &[(control::TSC_OFFSET_FULL, offset)]);
     }
 
-    fn inject(&self, vcpu: &mut VmxVcpu<H>, event: Event) {
+    fn inject(&self, vcpu: &mut Box<VmxVcpu<H>, H>, event: Event) {
         vcpu.event = Some(event);
     }
 
-    fn take_undelivered(&self, vcpu: &mut VmxVcpu<H>) -> Option<Event> {
-        vcpu.undelivered.take().or_else(|| vcpu.event.take())
+    fn take_undelivered(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> Option<Event> {
+        vcpu.event.take()
     }
 
-    fn shadow(&self, vcpu: &mut VmxVcpu<H>) -> Shadow {
+    fn shadow(&self, vcpu: &mut Box<VmxVcpu<H>, H>) -> Shadow {
         blocking::decode(vcpu.blocking)
     }
 
-    fn set_shadow(&self, vcpu: &mut VmxVcpu<H>, shadow: Shadow) {
+    fn set_shadow(&self, vcpu: &mut Box<VmxVcpu<H>, H>, shadow: Shadow) {
         vcpu.blocking = blocking::encode(shadow);
     }
 
-    fn want_windows(&self, vcpu: &mut VmxVcpu<H>, interrupt: bool, nmi: bool) {
+    fn want_windows(&self, vcpu: &mut Box<VmxVcpu<H>, H>, interrupt: bool, nmi: bool) {
         vcpu.primary = vcpu.machine.controls.with_windows(interrupt, nmi);
     }
 }

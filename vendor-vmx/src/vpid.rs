@@ -26,16 +26,15 @@
 //! Source: Intel SDM volume 3, "Caching Translation Information" and "Invalidating Cached
 //! Translation Information".
 use core::num::NonZeroU16;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use waterbear_core::Error;
-use waterbear_core::mem::{self, Box};
 use waterbear_hal::Hal;
-use waterbear_hal::sync::atomic::{AtomicU64, Ordering};
 
-const WORDS: usize = (1 << 16) / 64;
+use crate::pages::Page;
 
-/// Which identifiers are in use.
-pub struct Vpids<H: Hal>(Box<[AtomicU64], H>);
+/// Which identifiers are in use: a bit for each, as many as a page has.
+pub struct Vpids<H: Hal>(Page<H>);
 
 impl<H: Hal> Vpids<H> {
     /// None is in use. May sleep.
@@ -45,18 +44,17 @@ impl<H: Hal> Vpids<H> {
     /// [`Error::NoMemory`].
     pub fn new(hal: &H) -> Result<Self, Error> {
         // Identifier 0 is taken for good.
-        let first = |word| AtomicU64::new(u64::from(word == 0));
-        Ok(Self(mem::array(hal, WORDS, first)?))
+        Ok(Self(Page::new(hal, 1)?))
     }
 
     /// Takes an identifier, if one is left.
     pub fn take(&self) -> Option<NonZeroU16> {
-        take(&self.0)
+        take(self.0.words())
     }
 
     /// Gives an identifier back.
     pub fn give_back(&self, vpid: NonZeroU16) {
-        give_back(&self.0, vpid);
+        give_back(self.0.words(), vpid);
     }
 }
 

@@ -122,6 +122,6 @@ bitflags::bitflags! {
         /// apart, this one stands for both.
         const MOV_SS = 1 << 1;
         /// An NMI is being handled.
-        const NMI = 1 << 2;
+        const NMI = 1 << 3;
     }
 }

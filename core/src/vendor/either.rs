@@ -23,6 +23,10 @@ pub enum Either<A, B> {
 ///
 /// A vCPU is used with the vendor that made it. With the other one nothing happens: hooks return
 /// zeros, and an entry is [`Exit::Refused`].
+///
+/// Both are at one place, and so are the registers in boxes of either that begin with them: then it
+/// takes no look at which of them it is to find the registers.
+#[repr(C)]
 pub enum EitherVcpu<A, B> {
     /// The first vendor's.
     A(A),

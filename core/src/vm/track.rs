@@ -3,7 +3,7 @@
 //! A page is tracked in one address space: the other may have another page at
 //! the same frame, and has counts of its own.
 use waterbear_hal::addr::PAGE_SIZE;
-use waterbear_hal::{Gfn, Gpa, Hal};
+use waterbear_hal::{Gfn, Gpa, Hal, Word};
 
 use super::Vm;
 use crate::Error;
@@ -66,9 +66,13 @@ impl<H: Hal> Vm<H> {
             .change_tracking(&self.vcpus, logs, gfn, || count(&slot.arch));
         if let Err(error) = counted {
             let what = if error == Error::Busy { "high" } else { "low" };
-            self.hal.info(format_args!(
-                "{gfn:?}: the count of write trackers is too {what} to change"
-            ));
+            self.hal.info(&[
+                Word::Text("frame "),
+                Word::Number(gfn.0),
+                Word::Text(": the count of write trackers is too "),
+                Word::Text(what),
+                Word::Text(" to change"),
+            ]);
         }
         counted
     }

@@ -20,6 +20,7 @@
 #include <vm/vm_page.h>
 #include <vm/vm_pager.h>
 
+#include "freebsd.h"
 #include "glue.h"
 
 int
@@ -38,7 +39,7 @@ vm_ioctl(struct file *file, u_long command, void *data, struct ucred *ucred,
 	/* What fcntl(2) asks of every file. */
 	if (command == FIONBIO || command == FIOASYNC)
 		return (0);
-	return (wb_answer(thread, waterbear_vm_ioctl(file->f_data, command,
+	return (wb_answer(thread, waterbear_vm_command(file->f_data, command,
 	    *(u_long *)data)));
 }
 
@@ -55,8 +56,8 @@ vcpu_ioctl(struct file *file, u_long command, void *data, struct ucred *ucred,
 {
 	if (command == FIONBIO || command == FIOASYNC)
 		return (0);
-	return (wb_answer(thread, waterbear_vcpu_ioctl(file->f_data, command,
-	    *(u_long *)data)));
+	return (wb_answer(thread, waterbear_vcpu_ioctl(file->f_data,
+	    waterbear_decoded(command), *(u_long *)data)));
 }
 
 static int
@@ -200,18 +201,21 @@ static const struct fileops operations[] = {
 	},
 };
 
-/* NULL, and an error number, if there is none to be had. */
 struct file *
-wb_file_reserve(int *descriptor, int *error)
+wb_file_reserve(enum wb_kind kind, int *descriptor)
 {
 	struct file *file;
+	int error = falloc_caps(curthread, &file, descriptor, O_CLOEXEC, NULL);
 
-	*error = falloc_caps(curthread, &file, descriptor, O_CLOEXEC, NULL);
-	return (*error == 0 ? file : NULL);
+	if (error == 0)
+		return (file);
+	*descriptor = -error;
+	return (NULL);
 }
 
 void
-wb_file_install(struct file *file, enum wb_kind kind, void *object)
+wb_file_install(struct file *file, int descriptor, enum wb_kind kind,
+    void *object)
 {
 	finit(file, FREAD | FWRITE, DTYPE_DEV, object, &operations[kind]);
 	fdrop(file, curthread);

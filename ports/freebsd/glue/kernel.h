@@ -17,9 +17,10 @@ int	lapic_ipi_alloc(void (*handler)(void));
 void	lapic_ipi_free(int vector);
 /* <x86/x86_smp.h> */
 void	ipi_selected(cpuset_t cpus, u_int vector);
-/* <machine/clock.h>: whether time-stamp counters never stop, and agree. */
+/* <machine/clock.h>: time-stamp counters: whether they stop, agree, how fast. */
 extern int tsc_is_invariant;
 extern int smp_tsc;
+extern uint64_t tsc_freq;
 /* <machine/pmap.h> has it as well, but not for C files that only need this. */
 extern int pti;
 

@@ -17,6 +17,7 @@
 #include <machine/md_var.h>
 #include <machine/vmparam.h>
 
+#include "freebsd.h"
 #include "glue.h"
 
 u_long wb_direct_map;
@@ -31,8 +32,8 @@ node_ioctl(struct cdev *device, u_long command, caddr_t data, int flags,
 {
 	if (command == FIONBIO || command == FIOASYNC)
 		return (0);
-	return (wb_answer(thread, waterbear_system_ioctl(command,
-	    *(u_long *)data)));
+	return (wb_answer(thread, waterbear_system_ioctl(
+	    waterbear_decoded(command), *(u_long *)data)));
 }
 
 static struct cdevsw node_methods = {
@@ -56,7 +57,7 @@ wb_node_add(void)
 	how.mda_mode = 0660;
 	error = make_dev_s(&how, &node, "waterbear");
 	if (error != 0)
-		return (error);
+		return (-error);
 	/* It goes with the node. */
 	if (make_dev_alias_p(MAKEDEV_CHECKNAME | MAKEDEV_WAITOK, &alias, node,
 	    "kvm") != 0)
@@ -88,27 +89,41 @@ shutdown(void *context, int how)
  * The kernel has room for one hypervisor that wants to hear, on each CPU, of
  * sleep and waking.
  */
+int
+wb_watch_cpus(void)
+{
+	if (vmm_suspend_p != NULL || vmm_resume_p != NULL) {
+		printf("waterbear: another hypervisor is loaded\n");
+		return (-EBUSY);
+	}
+	vmm_suspend_p = waterbear_suspend;
+	vmm_resume_p = waterbear_resume;
+	shutdown_tag = EVENTHANDLER_REGISTER(shutdown_final, shutdown, NULL,
+	    SHUTDOWN_PRI_FIRST);
+	return (0);
+}
+
+void
+wb_unwatch_cpus(void)
+{
+	EVENTHANDLER_DEREGISTER(shutdown_final, shutdown_tag);
+	vmm_suspend_p = NULL;
+	vmm_resume_p = NULL;
+}
+
 static int
 load(void)
 {
 	int error;
 
-	if (vmm_suspend_p != NULL || vmm_resume_p != NULL) {
-		printf("waterbear: another hypervisor is loaded\n");
-		return (EBUSY);
-	}
 	wb_direct_map = PHYS_TO_DMAP(0);
 	error = wb_cpus_start();
 	if (error != 0)
 		return (error);
 	error = wb_rcu_start();
 	if (error == 0) {
-		error = waterbear_init();
+		error = -waterbear_init();
 		if (error == 0) {
-			vmm_suspend_p = waterbear_suspend;
-			vmm_resume_p = waterbear_resume;
-			shutdown_tag = EVENTHANDLER_REGISTER(shutdown_final,
-			    shutdown, NULL, SHUTDOWN_PRI_FIRST);
 			loaded = true;
 			return (0);
 		}
@@ -125,13 +140,10 @@ unload(void)
 
 	if (!loaded)
 		return (0);
-	error = waterbear_exit();
+	error = -waterbear_exit();
 	if (error != 0)
 		return (error);
 	loaded = false;
-	EVENTHANDLER_DEREGISTER(shutdown_final, shutdown_tag);
-	vmm_suspend_p = NULL;
-	vmm_resume_p = NULL;
 	wb_rcu_stop();
 	wb_cpus_stop();
 	return (0);

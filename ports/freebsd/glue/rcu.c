@@ -25,6 +25,7 @@
 
 #include <machine/vmparam.h>
 
+#include "freebsd.h"
 #include "glue.h"
 
 #define	READERS(word)	((uint32_t)(word))

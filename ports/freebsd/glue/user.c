@@ -2,12 +2,8 @@
 /* User memory: pages behind addresses, and bytes. */
 #include <sys/param.h>
 #include <sys/systm.h>
-#include <sys/kernel.h>
 #include <sys/lock.h>
 #include <sys/proc.h>
-#include <sys/queue.h>
-#include <sys/resourcevar.h>
-#include <sys/sx.h>
 
 #include <vm/vm.h>
 #include <vm/vm_param.h>
@@ -19,91 +15,14 @@
 #include "glue.h"
 
 /*
- * The memory of a process, and how many pages of it VMs may pin. The vmspace is
- * held: so it is not used for another process, nor after exec for this one.
- */
-struct wb_space {
-	SLIST_ENTRY(wb_space) next;
-	struct vmspace *vm;
-	u_int users;
-	u_long pages;
-};
-
-static SLIST_HEAD(, wb_space) spaces = SLIST_HEAD_INITIALIZER(spaces);
-static struct sx spaces_lock;
-SX_SYSINIT(waterbear_spaces, &spaces_lock, "waterbear spaces");
-
-struct wb_space *
-wb_space_hold(void)
-{
-	struct vmspace *vm = vmspace_acquire_ref(curproc);
-	struct wb_space *space;
-
-	if (vm == NULL)
-		return (NULL);
-	sx_xlock(&spaces_lock);
-	SLIST_FOREACH(space, &spaces, next)
-		if (space->vm == vm)
-			break;
-	if (space == NULL) {
-		space = wb_alloc(sizeof(*space), sizeof(void *));
-		space->vm = vmspace_acquire_ref(curproc);
-		SLIST_INSERT_HEAD(&spaces, space, next);
-	}
-	space->users++;
-	sx_xunlock(&spaces_lock);
-	vmspace_free(vm);
-	return (space);
-}
-
-void
-wb_space_drop(struct wb_space *space)
-{
-	sx_xlock(&spaces_lock);
-	if (--space->users != 0)
-		space = NULL;
-	else
-		SLIST_REMOVE(&spaces, space, wb_space, next);
-	sx_xunlock(&spaces_lock);
-	if (space != NULL) {
-		vmspace_free(space->vm);
-		wb_free(space);
-	}
-}
-
-/* As mlock(2) counts. */
-bool
-wb_space_charge(struct wb_space *space, u_long old, u_long new)
-{
-	u_long most = atop(lim_cur(curthread, RLIMIT_MEMLOCK));
-	u_long others;
-	bool fits;
-
-	sx_xlock(&spaces_lock);
-	others = space->pages - old;
-	fits = new <= old || (new <= most && others +
-	    pmap_wired_count(vmspace_pmap(space->vm)) <= most - new);
-	if (fits)
-		space->pages = others + new;
-	sx_xunlock(&spaces_lock);
-	return (fits);
-}
-
-bool
-wb_space_is_current(struct wb_space *space)
-{
-	return (curproc->p_vmspace == space->vm);
-}
-
-/*
  * Who gives a page back knows its frame only. That leads to another page than
  * this one if this is a stand-in, as for the memory of devices and of vCPUs.
  */
 static bool
-hold(struct wb_space *space, u_long address, vm_prot_t access, vm_page_t *page)
+hold(u_long address, vm_prot_t access, vm_page_t *page)
 {
-	if (vm_fault_quick_hold_pages(&space->vm->vm_map, trunc_page(address),
-	    PAGE_SIZE, access, page, 1) != 1)
+	if (vm_fault_quick_hold_pages(&curproc->p_vmspace->vm_map,
+	    trunc_page(address), PAGE_SIZE, access, page, 1) != 1)
 		return (false);
 	if (PHYS_TO_VM_PAGE(VM_PAGE_TO_PHYS(*page)) == *page)
 		return (true);
@@ -115,20 +34,22 @@ hold(struct wb_space *space, u_long address, vm_prot_t access, vm_page_t *page)
  * Nobody tells us when the owner's first write gives it another page than the
  * one that it reads. So that happens now, where the owner may write.
  */
-bool
-wb_resolve(struct wb_space *space, u_long address, bool write, u_long *pfn,
-    bool *writable, bool *uncached)
+int
+wb_resolve(struct wb_space *space, u_long address, bool write,
+    struct wb_page *found)
 {
 	vm_page_t page;
 
 	if (!wb_space_is_current(space))
-		return (false);
-	*writable = hold(space, address, VM_PROT_READ | VM_PROT_WRITE, &page);
-	if (!*writable && (write || !hold(space, address, VM_PROT_READ, &page)))
-		return (false);
-	*pfn = atop(VM_PAGE_TO_PHYS(page));
-	*uncached = pmap_page_get_memattr(page) != VM_MEMATTR_WRITE_BACK;
-	return (true);
+		return (-EFAULT);
+	found->writable = hold(address, VM_PROT_READ | VM_PROT_WRITE, &page);
+	if (!found->writable && (write || !hold(address, VM_PROT_READ, &page)))
+		return (-EFAULT);
+	found->pfn = atop(VM_PAGE_TO_PHYS(page));
+	/* A page of a large mapping could go while another one is held. */
+	found->shift = PAGE_SHIFT;
+	found->uncached = pmap_page_get_memattr(page) != VM_MEMATTR_WRITE_BACK;
+	return (0);
 }
 
 /* The page may have been cut off its file meanwhile: then it is nobody's. */
@@ -140,18 +61,6 @@ wb_release_page(u_long pfn, bool dirty)
 	if (dirty && vm_page_all_valid(page))
 		vm_page_dirty(page);
 	vm_page_unwire(page, PQ_ACTIVE);
-}
-
-/*
- * Without this a fork would leave the guest with the child's or the parent's
- * pages, whoever writes last. What is not mapped, or may not be changed so,
- * stays as it is.
- */
-void
-wb_share_with_children(u_long start, u_long size)
-{
-	(void)vm_map_inherit(&curproc->p_vmspace->vm_map, start, start + size,
-	    VM_INHERIT_SHARE);
 }
 
 bool

@@ -16,9 +16,11 @@ static long vm_ioctl(struct file *file, unsigned int command,
 	return waterbear_vm_ioctl(file->private_data, command, argument);
 }
 
+/* A file whose making was broken off has no object. */
 static int vm_release(struct inode *inode, struct file *file)
 {
-	waterbear_vm_release(file->private_data);
+	if (file->private_data)
+		waterbear_vm_release(file->private_data);
 	return 0;
 }
 
@@ -30,7 +32,8 @@ static long vcpu_ioctl(struct file *file, unsigned int command,
 
 static int vcpu_release(struct inode *inode, struct file *file)
 {
-	waterbear_vcpu_release(file->private_data);
+	if (file->private_data)
+		waterbear_vcpu_release(file->private_data);
 	return 0;
 }
 
@@ -47,7 +50,8 @@ static ssize_t stats_read(struct file *file, char __user *to, size_t size,
 
 static int stats_release(struct inode *inode, struct file *file)
 {
-	waterbear_stats_release(file->private_data);
+	if (file->private_data)
+		waterbear_stats_release(file->private_data);
 	return 0;
 }
 
@@ -99,8 +103,7 @@ static const struct file_operations operations[] = {
 	},
 };
 
-/* NULL, and an error number in *descriptor, if there is none to be had. */
-struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor)
+struct file *wb_file_reserve(enum wb_kind kind, int *descriptor)
 {
 	static const char *const names[] = {
 		[WB_VM] = "waterbear-vm",
@@ -113,7 +116,7 @@ struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor)
 	*descriptor = free;
 	if (free < 0)
 		return NULL;
-	file = anon_inode_getfile(names[kind], &operations[kind], object,
+	file = anon_inode_getfile(names[kind], &operations[kind], NULL,
 				  kind == WB_STATS ? O_RDONLY : O_RDWR);
 	if (IS_ERR(file)) {
 		put_unused_fd(free);
@@ -125,12 +128,14 @@ struct file *wb_file_new(enum wb_kind kind, void *object, int *descriptor)
 	return file;
 }
 
-void wb_file_install(struct file *file, int descriptor)
+void wb_file_install(struct file *file, int descriptor, enum wb_kind kind,
+		     void *object)
 {
+	file->private_data = object;
 	fd_install(descriptor, file);
 }
 
-void wb_file_drop(struct file *file, int descriptor)
+void wb_file_cancel(struct file *file, int descriptor)
 {
 	put_unused_fd(descriptor);
 	fput(file);

@@ -1,93 +1,44 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-/* User memory: pages behind addresses, and news of their changes. */
-#include <linux/err.h>
-#include <linux/eventfd.h>
+/* User memory: pages behind addresses, and bytes. */
 #include <linux/mm.h>
-#include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
-#include <linux/sched.h>
 #include <linux/sched/mm.h>
-#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/version.h>
 
 #include "glue.h"
 
-/* NULL for a thread of the kernel's, which owns no memory. */
-struct mm_struct *wb_mm_hold(void)
-{
-	struct mm_struct *mm = current->mm;
-
-	if (mm)
-		mmgrab(mm);
-	return mm;
-}
-
-void wb_mm_drop(struct mm_struct *mm)
-{
-	mmdrop(mm);
-}
-
-bool wb_mm_is_current(struct mm_struct *mm)
-{
-	return current->mm == mm;
-}
-
 /*
- * The entry of the host's page table that maps the address, and how large the
- * piece of memory is that it maps. Interrupts are off: tables are freed only
- * after every CPU has had them on. Each entry is read once, because it may
- * change meanwhile. Then a notification tells, and what was found here is
- * thrown away.
+ * The entry of the host's page table that maps the address, or 0, and log2 of
+ * the bytes that it maps. Interrupts are off: tables are freed only after every
+ * CPU has had them on. Each entry is read once, because it may change
+ * meanwhile. Then a notification tells, and what was found here is thrown away.
  */
-static pte_t leaf_of(struct mm_struct *mm, unsigned long address,
-		     unsigned int *shift)
+static pteval_t leaf_of(struct mm_struct *mm, unsigned long address,
+			unsigned int *shift)
 {
-	pgd_t pgd;
-	p4d_t p4d;
-	pud_t pud;
-	pmd_t pmd;
+	pteval_t *table = (pteval_t *)mm->pgd;
+	pteval_t entry;
 
-	*shift = PAGE_SHIFT;
-	pgd = READ_ONCE(*pgd_offset(mm, address));
-	if (pgd_none(pgd))
-		return __pte(0);
-	p4d = READ_ONCE(*p4d_offset(&pgd, address));
-	if (p4d_none(p4d) || !p4d_present(p4d))
-		return __pte(0);
-	pud = READ_ONCE(*pud_offset(&p4d, address));
-	if (pud_none(pud) || !pud_present(pud))
-		return __pte(0);
-	if (pud_leaf(pud)) {
-		*shift = PUD_SHIFT;
-		return __pte(pud_val(pud));
+	*shift = pgtable_l5_enabled() ? P4D_SHIFT + PTE_SHIFT : P4D_SHIFT;
+	for (;; *shift -= PTE_SHIFT) {
+		entry = READ_ONCE(table[(address >> *shift) % PTRS_PER_PTE]);
+		/* What may not be touched now is there nevertheless. */
+		if (!(entry & (_PAGE_PRESENT | _PAGE_PROTNONE))) {
+			*shift = PAGE_SHIFT;
+			return 0;
+		}
+		if (*shift == PAGE_SHIFT || entry & _PAGE_PSE)
+			return entry;
+		table = __va(entry & PTE_PFN_MASK);
 	}
-	pmd = READ_ONCE(*pmd_offset(&pud, address));
-	if (pmd_none(pmd) || !pmd_present(pmd))
-		return __pte(0);
-	if (pmd_leaf(pmd)) {
-		*shift = PMD_SHIFT;
-		return __pte(pmd_val(pmd));
-	}
-	return READ_ONCE(*pte_offset_kernel(&pmd, address));
-}
-
-static unsigned int mapping_shift(struct mm_struct *mm, unsigned long address)
-{
-	unsigned long flags;
-	unsigned int shift;
-
-	local_irq_save(flags);
-	leaf_of(mm, address, &shift);
-	local_irq_restore(flags);
-	return shift;
 }
 
 /*
  * The kernel counts nobody who uses a page that is none of its own: a device's,
  * or one that it has set aside. What else is found is counted.
  */
-static bool counted(unsigned long pfn)
+static noinline bool counted(unsigned long pfn)
 {
 	return pfn_valid(pfn) && !PageReserved(pfn_to_page(pfn));
 }
@@ -169,13 +120,15 @@ static long resolve_without_page(struct mm_struct *mm, unsigned long address,
 	return error;
 }
 
-long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
-		struct wb_page *found)
+int wb_resolve(struct wb_space *space, unsigned long address, bool write,
+	       struct wb_page *found)
 {
+	struct mm_struct *mm = current->mm;
+	unsigned long flags;
 	struct page *page;
 	long got;
 
-	if (current->mm != mm)
+	if (!wb_space_is_current(space))
 		return -EFAULT;
 	found->uncached = false;
 	found->shift = PAGE_SHIFT;
@@ -193,8 +146,11 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
 	}
 	found->pfn = page_to_pfn(page);
 	/* Only pages of a compound page are mapped by a large entry. */
-	if (PageCompound(page))
-		found->shift = mapping_shift(mm, address);
+	if (PageCompound(page)) {
+		local_irq_save(flags);
+		leaf_of(mm, address, &found->shift);
+		local_irq_restore(flags);
+	}
 	/* As for a page of zeros: it stays, and releasing it does nothing. */
 	if (!counted(found->pfn))
 		put_page(page);
@@ -207,23 +163,26 @@ long wb_resolve(struct mm_struct *mm, unsigned long address, bool write,
  * anybody pin, and what is dirty already: whoever makes the entry clean tells
  * us before, so nobody has to be told that the guest writes.
  */
-unsigned long wb_resolve_now(struct mm_struct *mm, unsigned long address)
+unsigned long wb_resolve_now(struct wb_space *space, unsigned long address)
 {
 	const pteval_t needed = _PAGE_PRESENT | _PAGE_USER | _PAGE_RW | _PAGE_DIRTY;
 	unsigned long flags, pfn, inner, found = 0;
 	unsigned int shift;
+	pteval_t entry;
 	pte_t pte;
 
-	if (current->mm != mm || address >= TASK_SIZE_MAX)
+	if (!wb_space_is_current(space) || address >= TASK_SIZE_MAX)
 		return 0;
 	/* Nor is a page given back, which is mapped here, while they are off. */
 	local_irq_save(flags);
-	pte = leaf_of(mm, address, &shift);
+	entry = leaf_of(current->mm, address, &shift);
+	pte = native_make_pte(entry);
 	if ((pte_flags(pte) & needed) != needed || pte_special(pte) ||
 	    pte_devmap(pte) || !pte_access_permitted(pte, true))
 		goto out;
 	inner = (1UL << (shift - PAGE_SHIFT)) - 1;
-	pfn = (pte_pfn(pte) & ~inner) | (address >> PAGE_SHIFT & inner);
+	pfn = (entry & PTE_PFN_MASK) >> PAGE_SHIFT & ~inner;
+	pfn |= address >> PAGE_SHIFT & inner;
 	/* Anonymous and shared memory; not what is secret, a device's or a file's. */
 	if (pfn_valid(pfn) && folio_test_swapbacked(page_folio(pfn_to_page(pfn))))
 		found = pfn << 8 | shift;
@@ -258,11 +217,11 @@ bool wb_copy_out(unsigned long to, const void *from, size_t size)
 #define ONE_ACCESS(at, size, type) \
 	((size) == sizeof(type) && IS_ALIGNED(at, sizeof(type)))
 
-bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
+bool wb_read(struct wb_space *space, void *to, unsigned long from, size_t size)
 {
 	const void __user *user = (const void __user *)from;
 
-	if (current->mm != mm)
+	if (!wb_space_is_current(space))
 		return false;
 	if (ONE_ACCESS(from, size, u64))
 		return !get_user(*(u64 *)to, (const u64 __user *)user);
@@ -274,13 +233,13 @@ bool wb_read(struct mm_struct *mm, void *to, unsigned long from, size_t size)
 }
 
 /* Neither sleeps nor brings anything in. */
-bool wb_read_now(struct mm_struct *mm, const unsigned long *from, u64 *to,
-		 size_t count)
+bool wb_read_now(struct wb_space *space, const unsigned long *from,
+		 uint64_t *to, size_t count)
 {
 	bool done = false;
 	size_t i;
 
-	if (current->mm != mm)
+	if (!wb_space_is_current(space))
 		return false;
 	pagefault_disable();
 	__uaccess_begin_nospec();
@@ -298,12 +257,12 @@ fault:
 	return done;
 }
 
-bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
+bool wb_write(struct wb_space *space, unsigned long to, const void *from,
 	      size_t size)
 {
 	void __user *user = (void __user *)to;
 
-	if (current->mm != mm)
+	if (!wb_space_is_current(space))
 		return false;
 	if (ONE_ACCESS(to, size, u64))
 		return !put_user(*(const u64 *)from, (u64 __user *)user);
@@ -322,11 +281,11 @@ bool wb_write(struct mm_struct *mm, unsigned long to, const void *from,
 		*old = was;                                                    \
 	} while (0)
 
-/* What was there comes back in *old. */
-bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
-		 u64 new)
+bool wb_exchange(struct wb_space *space, unsigned long at, size_t size,
+		 uint64_t *old, uint64_t new)
 {
-	if (current->mm != mm || !user_access_begin((void __user *)at, size))
+	if (!wb_space_is_current(space) ||
+	    !user_access_begin((void __user *)at, size))
 		return false;
 	switch (size) {
 	case 1:
@@ -347,108 +306,4 @@ bool wb_exchange(struct mm_struct *mm, unsigned long at, size_t size, u64 *old,
 fault:
 	user_access_end();
 	return false;
-}
-
-struct wb_notifier {
-	struct mmu_notifier notifier;
-	const void *vm;
-	bool started;
-};
-
-static const void *vm_of(struct mmu_notifier *notifier)
-{
-	return container_of(notifier, struct wb_notifier, notifier)->vm;
-}
-
-static int range_start(struct mmu_notifier *notifier,
-		       const struct mmu_notifier_range *range)
-{
-	waterbear_change_begin(vm_of(notifier), range->start, range->end,
-			       mmu_notifier_range_blockable(range));
-	return 0;
-}
-
-static void range_end(struct mmu_notifier *notifier,
-		      const struct mmu_notifier_range *range)
-{
-	waterbear_change_end(vm_of(notifier), range->start, range->end);
-}
-
-/* Under a page-table lock: does not sleep. */
-static int age(struct mmu_notifier *notifier, struct mm_struct *mm,
-	       unsigned long start, unsigned long end)
-{
-	return waterbear_age(vm_of(notifier), start, end);
-}
-
-static int is_young(struct mmu_notifier *notifier, struct mm_struct *mm,
-		    unsigned long address)
-{
-	return waterbear_is_young(vm_of(notifier), address, address + PAGE_SIZE);
-}
-
-/* The process is gone: nothing of its memory stays mapped. */
-static void gone(struct mmu_notifier *notifier, struct mm_struct *mm)
-{
-	waterbear_change_begin(vm_of(notifier), 0, TASK_SIZE_MAX, true);
-	waterbear_change_end(vm_of(notifier), 0, TASK_SIZE_MAX);
-}
-
-static const struct mmu_notifier_ops notifier_ops = {
-	.invalidate_range_start = range_start,
-	.invalidate_range_end = range_end,
-	.clear_flush_young = age,
-	.clear_young = age,
-	.test_young = is_young,
-	.release = gone,
-};
-
-struct wb_notifier *wb_notifier_new(void)
-{
-	return kzalloc(sizeof(struct wb_notifier), GFP_KERNEL_ACCOUNT);
-}
-
-int wb_notifier_start(struct wb_notifier *notifier, const void *vm)
-{
-	int error;
-
-	notifier->vm = vm;
-	notifier->notifier.ops = &notifier_ops;
-	error = mmu_notifier_register(&notifier->notifier, current->mm);
-	notifier->started = !error;
-	return error;
-}
-
-void wb_notifier_free(struct wb_notifier *notifier)
-{
-	/* Its mm outlives the registration. */
-	if (notifier->started)
-		mmu_notifier_unregister(&notifier->notifier,
-					notifier->notifier.mm);
-	kfree(notifier);
-}
-
-/* NULL, and an error number in *error, if the descriptor is none of an eventfd. */
-struct eventfd_ctx *wb_bell_get(int descriptor, int *error)
-{
-	struct eventfd_ctx *bell = eventfd_ctx_fdget(descriptor);
-
-	if (!IS_ERR(bell))
-		return bell;
-	*error = -PTR_ERR(bell);
-	return NULL;
-}
-
-void wb_bell_ring(struct eventfd_ctx *bell)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
-	eventfd_signal(bell);
-#else
-	eventfd_signal(bell, 1);
-#endif
-}
-
-void wb_bell_put(struct eventfd_ctx *bell)
-{
-	eventfd_ctx_put(bell);
 }

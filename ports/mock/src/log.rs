@@ -1,9 +1,8 @@
 //! The kernel log, kept.
 
-use std::fmt::Arguments;
 use std::sync::Mutex;
 
-use waterbear_hal::Log;
+use waterbear_hal::{Log, Word, Words};
 
 use crate::sys::book;
 use crate::{Mock, broken};
@@ -13,8 +12,8 @@ use crate::{Mock, broken};
 pub(crate) struct Lines(Mutex<Vec<String>>);
 
 impl<const NOTIFIER: bool> Log for Mock<NOTIFIER> {
-    fn info(&self, message: Arguments<'_>) {
-        book(&self.0.log.0).push(message.to_string());
+    fn info(&self, message: &[Word]) {
+        book(&self.0.log.0).push(Words(message).to_string());
     }
 
     #[track_caller]

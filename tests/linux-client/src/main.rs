@@ -6,6 +6,7 @@
 //! switches the machine off.
 mod beside;
 mod clock;
+mod crash;
 mod devices;
 mod fuzz;
 mod hostile;
@@ -220,6 +221,16 @@ const FUZZ: &[Test] = tests![
     kernel::the_kernel_has_nothing_to_complain_about,
 ];
 
+/// On a machine that has crashed under guests.
+const CRASH: &[Test] = tests![
+    crash::a_machine_that_crashes_under_guests_starts_anew,
+    kernel::the_module_loads_and_says_so,
+    vcpu::a_guest_in_real_mode_talks_to_ports_and_halts,
+    running::a_killed_owner_takes_its_running_guest_along,
+    kernel::the_module_unloads_and_the_node_goes,
+    kernel::the_kernel_has_nothing_to_complain_about,
+];
+
 /// On machines that count instructions.
 const OWN_COSTS: &[Test] = tests![measure::the_module_is_measured,];
 const STOCK_COSTS: &[Test] = tests![measure::stock_kvm_is_measured,];
@@ -232,6 +243,7 @@ const LISTS: &[(&str, &[Test])] = &[
     ("pressure", PRESSURE),
     ("crowd", CROWD),
     ("fuzz", FUZZ),
+    ("crash", CRASH),
     ("own-costs", OWN_COSTS),
     ("stock-costs", STOCK_COSTS),
 ];
@@ -253,6 +265,12 @@ fn main() {
     if said("programs") {
         let passed = programs::run();
         println!("END {}", if passed { "passed" } else { "failed" });
+        sys::power_off();
+    }
+    if said("crash") && !crash::happened() {
+        let failure = crash::crash();
+        println!("PLAN 1");
+        report("the_machine_crashes", failure);
         sys::power_off();
     }
     let tests = LISTS

@@ -12,7 +12,7 @@ use crate::vcpu::{FOREVER, Guest};
 use crate::{Outcome, memory};
 
 /// Starts a process that runs a guest that never ends.
-fn spin() -> Result<i32, String> {
+pub fn spin() -> Result<i32, String> {
     let child = sys::fork(|| {
         let Ok(guest) = Guest::new(FOREVER) else {
             return 1;

@@ -10,7 +10,7 @@ use std::{env, fs};
 pub const COMMAND: Command = Command {
     name: "abi",
     summary: "write core/src/abi/kvm.rs, and FreeBSD's waterbear/kvm.h, anew from the public header",
-    options: "--header       only the second, from the first as it is",
+    options: "--header       only what is FreeBSD's, from the first as it is",
     run,
 };
 
@@ -18,6 +18,8 @@ pub const COMMAND: Command = Command {
 pub const GENERATED: &str = "core/src/abi/kvm.rs";
 /// The same for FreeBSD, in C.
 pub const C_HEADER: &str = "ports/freebsd/include/waterbear/kvm.h";
+/// FreeBSD's numbers of the commands, for the port.
+pub const COMMAND_LIST: &str = "ports/freebsd/src/commands/list.rs";
 const HEADER: &str = "core/src/abi/kvm.h";
 /// The version of the generator; another one may write the same things differently.
 const VERSION: &str = "0.73.2";
@@ -40,7 +42,7 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     match arguments.next().map_err(|error| usage(&error))? {
         None => {}
         Some(lexopt::Arg::Long("header")) => {
-            write_c_header(&workspace)?;
+            write_for_freebsd(&workspace)?;
             return Ok(Verdict::Good);
         }
         Some(argument) => return Err(usage(&argument.unexpected())),
@@ -57,19 +59,25 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
             let path = workspace.folder(GENERATED);
             fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
             println!("{GENERATED} is written.");
-            write_c_header(&workspace)?;
+            write_for_freebsd(&workspace)?;
             Ok(Verdict::Good)
         }
         Fresh::Cannot(why) => Err(why),
     }
 }
 
-/// Writes the header for FreeBSD, from what is there.
-fn write_c_header(workspace: &Workspace) -> Outcome {
-    let path = workspace.folder(C_HEADER);
-    let text = header::write(&workspace.read(GENERATED)?);
-    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-    println!("{C_HEADER} is written.");
+/// Writes the header and the list for FreeBSD, from what is there.
+fn write_for_freebsd(workspace: &Workspace) -> Outcome {
+    let generated = workspace.read(GENERATED)?;
+    let texts = [
+        (C_HEADER, header::write(&generated)),
+        (COMMAND_LIST, header::list(&generated)),
+    ];
+    for (name, text) in texts {
+        let path = workspace.folder(name);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("{name} is written.");
+    }
     Ok(())
 }
 

@@ -48,8 +48,8 @@ pub fn build(workspace: &Workspace) -> Outcome<PathBuf> {
     write(&objects.join("opt_global.h"), CONFIGURATION)?;
 
     let port = workspace.folder("ports/freebsd");
-    let glue = port.join("glue");
-    let mut parts = compiled(&glue, &[], &objects, &headers)?;
+    let (glue, shared) = (port.join("glue"), workspace.folder("ports/kernel"));
+    let mut parts = compiled(&glue, &[&shared], &objects, &headers)?;
 
     println!("  building the module's part in Rust");
     let object = objects.join("rust.o");

@@ -102,20 +102,21 @@ fn crates(names: &Path, module: &Object) -> Outcome<String> {
 }
 
 /// The crate whose code a symbol is, by the first that its name mentions. Entry points are not
-/// mangled, and the port's.
+/// mangled, and nearly all that crate's which the ports share.
 fn crate_of(symbol: &str) -> &str {
-    const CRATES: [(&str, &str); 8] = [
+    const CRATES: [(&str, &str); 9] = [
         ("14waterbear_core", "waterbear-core"),
         ("13waterbear_hal", "waterbear-hal"),
         ("13waterbear_svm", "waterbear-svm"),
         ("13waterbear_vmx", "waterbear-vmx"),
+        ("16waterbear_kernel", "waterbear-kernel"),
         ("15waterbear_linux", "waterbear-linux"),
         ("14allocator_api2", "allocator-api2"),
         ("_4core", "core"),
         ("_5alloc", "alloc"),
     ];
     if !symbol.starts_with("_R") {
-        return "waterbear-linux";
+        return "waterbear-kernel";
     }
     let place = |&(mangled, name)| Some((symbol.find(mangled)?, name));
     let first = CRATES.iter().filter_map(place).min();
@@ -129,9 +130,9 @@ mod tests {
     #[test]
     fn a_symbol_is_of_the_crate_that_it_names_first() {
         let core =
-            "_RNvMs_NtCs7FD3HiSVVDF_14waterbear_core2vmINtB4_2VmNtCs1_15waterbear_linux5LinuxE";
+            "_RNvMs_NtCs7FD3HiSVVDF_14waterbear_core2vmINtB4_2VmNtCs1_16waterbear_kernel6KernelE";
         assert_eq!(crate_of(core), "waterbear-core");
-        assert_eq!(crate_of("waterbear_vm_ioctl"), "waterbear-linux");
+        assert_eq!(crate_of("waterbear_vm_ioctl"), "waterbear-kernel");
         assert_eq!(crate_of("_RNvNtCs1_4core3fmt5write"), "core");
         assert_eq!(crate_of("_RNvCs1_5other4name"), "others");
     }

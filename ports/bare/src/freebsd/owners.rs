@@ -18,10 +18,10 @@ const AT: u64 = 0x1000;
 /// `jmp $`.
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `mov al, [0x1800]; mov [0x1801], al; hlt; jmp 0`.
-const COPY: &[u8] = &[0xa0, 0x00, 0x18, 0xa2, 0x01, 0x18, 0xf4, 0xeb, 0xf7];
+pub const COPY: &[u8] = &[0xa0, 0x00, 0x18, 0xa2, 0x01, 0x18, 0xf4, 0xeb, 0xf7];
 
 /// A VM with one vCPU, which runs this code, and where the process has its memory.
-fn guest(node: &Node, code: &[u8]) -> Result<(Vm, Vcpu, u64), Errno> {
+pub fn guest(node: &Node, code: &[u8]) -> Result<(Vm, Vcpu, u64), Errno> {
     let calls = node.calls;
     let vm = node.vm()?;
     let memory = calls.mmap(-1, 2 * PAGE_SIZE, 0)?;

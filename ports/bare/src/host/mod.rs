@@ -17,10 +17,9 @@ pub mod timer;
 pub mod user;
 pub mod wait;
 
-use core::fmt::Arguments;
 use core::sync::atomic::Ordering;
 
-use waterbear_hal::{CpuId, Log};
+use waterbear_hal::{CpuId, Log, Word, Words};
 
 use crate::console::say;
 pub use crate::smp::{on_cpu, run_on_all};
@@ -32,8 +31,8 @@ pub use wait::{signal, take_signal};
 pub struct Bare;
 
 impl Log for Bare {
-    fn info(&self, message: Arguments<'_>) {
-        say!("waterbear: {message}");
+    fn info(&self, message: &[Word]) {
+        say!("waterbear: {}", Words(message));
     }
 
     fn bug(&self, what: &'static str) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use waterbear_hal::{Cpu, Log, Memory, WaitQueue};
+use waterbear_hal::{Cpu, Log, Memory, WaitQueue, Word};
 
 use crate::MockHost;
 
@@ -53,7 +53,7 @@ fn the_condition_of_a_wait_does_not_sleep() {
 #[test]
 fn the_log_is_kept() {
     let host = MockHost::new();
-    host.info(format_args!("CPU {} is slow", 3));
+    host.info(&[Word::Text("CPU "), Word::Number(3), Word::Text(" is slow")]);
     assert_eq!(host.log_lines(), ["CPU 3 is slow"]);
 }
 

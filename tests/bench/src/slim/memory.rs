@@ -102,6 +102,13 @@ fn lists(arena: &Arena) -> std::sync::MutexGuard<'_, Lists> {
     arena.lists.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+const PAGE: usize = size_of::<PageTable>();
+
+fn pages_layout(count: usize) -> Result<Layout, AllocError> {
+    let bytes = count.checked_mul(PAGE).ok_or(AllocError)?;
+    Layout::from_size_align(bytes, PAGE).map_err(|_| AllocError)
+}
+
 #[inline(always)]
 fn index(pfn: Pfn) -> u32 {
     (pfn.0 - BASE.0) as u32
@@ -161,17 +168,27 @@ unsafe impl Memory for SlimHost {
         lists.live -= 1;
     }
 
-    // Nothing that is measured needs pages for hardware.
-    fn alloc_pages(&self, _count: usize) -> Result<Pfn, AllocError> {
-        Err(AllocError)
+    // Not of the arena: what is measured is page tables. The number of such a frame is that of the
+    // page it is in.
+    fn alloc_pages(&self, count: usize) -> Result<Pfn, AllocError> {
+        // SAFETY: the layout is not empty, as the core promises.
+        let pages = unsafe { alloc_zeroed(pages_layout(count)?) };
+        let first = NonNull::new(pages).ok_or(AllocError)?;
+        Ok(Pfn((first.as_ptr().expose_provenance() / PAGE) as u64))
     }
 
-    unsafe fn pages(&self, _pfn: Pfn) -> NonNull<u8> {
-        unreachable!("no pages were allocated")
+    unsafe fn pages(&self, pfn: Pfn) -> NonNull<u8> {
+        let address = pfn.0 as usize * PAGE;
+        let first = std::ptr::with_exposed_provenance_mut(address);
+        NonNull::new(first).expect("the pages were allocated")
     }
 
-    unsafe fn free_pages(&self, _pfn: Pfn, _count: usize) {
-        unreachable!("no pages were allocated")
+    unsafe fn free_pages(&self, pfn: Pfn, count: usize) {
+        let layout = pages_layout(count).expect("the pages were allocated");
+        // SAFETY: as the caller promises.
+        let first = unsafe { self.pages(pfn) };
+        // SAFETY: `alloc_pages` allocated them with this layout.
+        unsafe { dealloc(first.as_ptr(), layout) }
     }
 
     fn alloc_bytes(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {

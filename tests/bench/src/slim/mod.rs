@@ -19,12 +19,11 @@ mod fpu;
 mod lock;
 mod memory;
 
-use core::fmt::Arguments;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use waterbear_hal::addr::PAGE_SHIFT;
 use waterbear_hal::{
-    BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, Time, User, Width,
+    BellError, HostPage, Hva, Level, Log, NoBell, Pfn, ResolveError, Time, User, Width, Word, Words,
 };
 
 pub use cpu::run_on;
@@ -111,8 +110,8 @@ impl Time for SlimHost {
 }
 
 impl Log for SlimHost {
-    fn info(&self, message: Arguments<'_>) {
-        eprintln!("{message}");
+    fn info(&self, message: &[Word]) {
+        eprintln!("{}", Words(message));
     }
 
     fn bug(&self, what: &'static str) {

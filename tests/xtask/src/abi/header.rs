@@ -1,12 +1,16 @@
-//! The interface as a C header for FreeBSD, where commands have other numbers: made from what was
-//! generated from the public header, so that both say the same.
+//! The interface as a C header for FreeBSD, where commands have other numbers, and the list by which
+//! the port finds the public ones: made from what was generated from the public header, so that all
+//! say the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// What begins a command's number in the public header.
 const COMMAND_GROUP: u64 = 0xae;
-/// Commands whose number and direction another command has too: see `ports/freebsd/src/commands.rs`.
+/// What begins a command's number on FreeBSD: there is nothing to copy. Source: ioctl(2),
+/// `sys/ioccom.h`.
+const VOID: u64 = 0x2000_0000;
+/// Commands whose number and direction another command has too.
 const SECOND: [&str; 2] = ["KVM_GET_PIT2", "KVM_SET_PIT2"];
 /// How far from the others' groups theirs are.
 const SECOND_GROUP: u64 = 4;
@@ -126,6 +130,11 @@ pub fn checks(generated: &str) -> String {
 
 /// The number of a command, or nothing for what is none.
 fn command(name: &str, value: u64) -> Option<String> {
+    let (group, number) = group_and_number(name, value)?;
+    Some(format!("WATERBEAR_COMMAND({group}, {number:#04x})"))
+}
+
+fn group_and_number(name: &str, value: u64) -> Option<(u64, u64)> {
     if value >> 8 & 0xff != COMMAND_GROUP {
         return None;
     }
@@ -134,8 +143,25 @@ fn command(name: &str, value: u64) -> Option<String> {
     } else {
         0
     };
-    let (group, number) = ((value >> 30) + second, value & 0xff);
-    Some(format!("WATERBEAR_COMMAND({group}, {number:#04x})"))
+    Some(((value >> 30) + second, value & 0xff))
+}
+
+/// Writes the list of commands, FreeBSD's number and the public header's, from the generated file.
+pub fn list(generated: &str) -> String {
+    let mut lines = String::new();
+    let mut count = 0;
+    for (name, value) in constants(generated) {
+        if let Some((group, number)) = group_and_number(name, value) {
+            let low = (COMMAND_GROUP + group) << 8 | number;
+            let _ = writeln!(lines, "    ({:#x}_{low:04x}, kvm::{name}),", VOID >> 16);
+            count += 1;
+        }
+    }
+    format!(
+        "// Written by `cargo xtask abi`.\nuse waterbear_core::abi::kvm;\n\n/// Every command of the \
+         interface: FreeBSD's number, and the public header's.\npub const COMMANDS: [(u64, u32); \
+         {count}] = [\n{lines}];\n"
+    )
 }
 
 fn constants(generated: &str) -> Vec<(&str, u64)> {
@@ -332,15 +358,26 @@ struct kvm_outer {
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
+        let text = list(GENERATED);
+        for line in [
+            "COMMANDS: [(u64, u32); 2]",
+            "\n    (0x2000_ae80, kvm::KVM_RUN),\n    (0x2000_b3a0, kvm::KVM_SET_PIT2),\n];\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
     }
 
     #[test]
-    fn the_header_is_what_would_be_written_now() {
+    fn the_header_and_the_list_are_what_would_be_written_now() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
         let read = |name: &str| std::fs::read_to_string(format!("{folder}{name}")).unwrap();
         let fresh = write(&read(crate::abi::GENERATED));
         assert!(
             read(crate::abi::C_HEADER) == fresh,
+            "write it anew: cargo xtask abi",
+        );
+        assert!(
+            read(crate::abi::COMMAND_LIST) == list(&read(crate::abi::GENERATED)),
             "write it anew: cargo xtask abi",
         );
     }

@@ -29,6 +29,8 @@ pub struct Machine {
     /// Whether it has one CPU whose time-stamp counter counts instructions. For QEMU; on Bochs it
     /// always does.
     pub exact: bool,
+    /// Whether it starts anew when its kernel wants that, and does not end. For QEMU.
+    pub restarts: bool,
 }
 
 /// On which the module serves.
@@ -38,6 +40,7 @@ pub const ABLE: Machine = Machine {
     say: "",
     memory: 1024,
     exact: false,
+    restarts: false,
 };
 
 /// On which an unmodified QEMU boots a guest on the module.
@@ -62,6 +65,7 @@ pub const INTEL: Machine = Machine {
     say: "waterbear=core",
     memory: 512,
     exact: false,
+    restarts: false,
 };
 
 /// How many processors a machine has.
@@ -106,7 +110,10 @@ impl Machine {
             .arg("-initrd")
             .arg(&disc.file)
             .args(["-display", "none", "-serial", "stdio"])
-            .args(["-no-reboot", "-net", "none"]);
+            .args(["-net", "none"]);
+        if !self.restarts {
+            command.arg("-no-reboot");
+        }
         Ok(command)
     }
 

@@ -36,6 +36,13 @@ const FUZZ: Machine = Machine {
     ..ABLE
 };
 
+/// That crashes while guests run, and starts anew.
+const CRASH: Machine = Machine {
+    say: "waterbear=crash",
+    restarts: true,
+    ..ABLE
+};
+
 /// A kernel with what its machines start from.
 struct Prepared {
     kernel: Kernel,
@@ -68,6 +75,7 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
             (&prepared.kernel, ABLE, &prepared.modules),
             (&prepared.kernel, MONITOR, &prepared.monitor),
             (&prepared.kernel, PROGRAMS, &prepared.modules),
+            (&prepared.kernel, CRASH, &prepared.modules),
             (&prepared.kernel, UNABLE, &prepared.modules),
         ]
     });
