@@ -211,13 +211,10 @@ impl<H: Hal> Vm<H> {
         }
         let now = self.clock().now(&self.hal);
         let started = now.wall.wrapping_sub(now.guest);
-        let mut body = [0; 8];
-        let (seconds, rest) = body.split_at_mut(4);
-        seconds.copy_from_slice(&((started / SECOND) as u32).to_le_bytes());
-        rest.copy_from_slice(&((started % SECOND) as u32).to_le_bytes());
+        let body = (started / SECOND) & u64::from(u32::MAX) | (started % SECOND) << 32;
         let mut version = [0; 4];
         self.look(gpa, &mut version);
-        self.versioned(gpa, u32::from_le_bytes(version), &body);
+        self.versioned(gpa, u32::from_le_bytes(version), &body.to_le_bytes());
     }
 
     /// Writes a vCPU's record, whose time-stamp counter is so far ahead of the host's. `stopped`:
@@ -242,20 +239,13 @@ impl<H: Hal> Vm<H> {
         if self.is_alike(tsc_offset) {
             flags |= STABLE;
         }
-        let mut body = [0; RECORD - 4];
-        let scale = clock.scale;
-        for (at, field) in [
-            (4, &tsc.wrapping_add(tsc_offset).to_le_bytes()[..]),
-            (12, &time.to_le_bytes()),
-            (20, &scale.multiplier.to_le_bytes()),
-            (24, &scale.shift.to_le_bytes()),
-            (25, &[flags]),
-        ] {
-            for (to, from) in body.iter_mut().skip(at).zip(field) {
-                *to = *from;
-            }
-        }
-        self.versioned(gpa, u32::from_le_bytes([v0, v1, v2, v3]), &body);
+        // The version, and nothing; the counter; the time; multiplier, shift, flags, and nothing.
+        let last = u64::from(clock.scale.multiplier)
+            | u64::from(clock.scale.shift.cast_unsigned()) << 32
+            | u64::from(flags) << (8 * (FLAGS - 24));
+        let words = [0, tsc.wrapping_add(tsc_offset), time, last].map(u64::to_le_bytes);
+        let body = words.as_flattened().get(4..).unwrap_or_default();
+        self.versioned(gpa, u32::from_le_bytes([v0, v1, v2, v3]), body);
     }
 
     /// Whether the time-stamp counters of all vCPUs with a record agree with this one. When it is

@@ -23,8 +23,8 @@ pub enum Exit {
     Mmio {
         /// The address it touched.
         gpa: Gpa,
-        /// How.
-        access: Access,
+        /// How, where the CPU tells.
+        access: Option<Access>,
     },
     /// IN or OUT.
     Io(IoExit),

@@ -5,6 +5,7 @@
 //! constructors are used.
 #![expect(unsafe_code, reason = "an allocator, a reference count, raw pages")]
 use core::alloc::Layout;
+use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
@@ -72,13 +73,74 @@ pub fn array<T, H: Hal>(
     len: usize,
     mut value: impl FnMut(usize) -> T,
 ) -> Result<Box<[T], H>, Error> {
-    let mut values = Vec::new_in(Heap(hal.clone()));
-    values.try_reserve_exact(len)?;
+    let mut values = room(hal, len)?;
     for i in 0..len {
-        // Within the capacity just reserved: does not allocate.
-        values.push(value(i));
+        push(&mut values, value(i));
     }
-    Ok(values.into_boxed_slice())
+    Ok(boxed_slice(values))
+}
+
+/// An empty array with room for `len` values, for [`push`]. May sleep.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
+pub fn room<T, H: Hal>(hal: &H, len: usize) -> Result<Vec<T, H>, Error> {
+    let layout = Layout::array::<T>(len).map_err(|_| Error::NoMemory)?;
+    let heap = Heap(hal.clone());
+    let start = block(&heap, layout)?.cast::<T>();
+    // SAFETY: a block of this heap for as many values, none of which is there.
+    Ok(unsafe { Vec::from_raw_parts_in(start.as_ptr(), 0, len, heap) })
+}
+
+/// Memory of a size that the compiler does not know.
+#[inline(never)]
+fn block<H: Hal>(heap: &Heap<H>, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    heap.allocate(layout)
+}
+
+/// Appends a value to an array that has [`room`] for it: without, the value is
+/// dropped. So there is no code here that would allocate.
+pub fn push<T, H: Hal>(values: &mut Vec<T, H>, value: T) {
+    if let Some(place) = values.spare_capacity_mut().first_mut() {
+        place.write(value);
+        let len = values.len() + 1;
+        // SAFETY: within the capacity, and the last value is there now.
+        unsafe { values.set_len(len) }
+    }
+}
+
+/// A copy of `old` without the element at `without`, and with `add` before the
+/// element that its place in `old` names. May sleep.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
+pub fn edited<T: Clone, H: Hal>(
+    hal: &H,
+    old: &[T],
+    without: Option<usize>,
+    mut add: Option<(usize, T)>,
+) -> Result<Vec<T, H>, Error> {
+    let mut new = room(hal, old.len() + 1)?;
+    for i in 0..=old.len() {
+        if let Some((_, value)) = add.take_if(|(place, _)| *place == i) {
+            push(&mut new, value);
+        }
+        if let Some(value) = old.get(i)
+            && without != Some(i)
+        {
+            push(&mut new, value.clone());
+        }
+    }
+    Ok(new)
+}
+
+/// An array that is as long as the room that it was given.
+fn boxed_slice<T, H: Hal>(values: Vec<T, H>) -> Box<[T], H> {
+    let (start, len, _, heap) = values.into_raw_parts_with_alloc();
+    // SAFETY: the block is of this heap and of this length.
+    unsafe { Box::from_raw_in(core::ptr::slice_from_raw_parts_mut(start, len), heap) }
 }
 
 /// Makes an array of `len` zeros. May sleep.
@@ -87,11 +149,10 @@ pub fn array<T, H: Hal>(
 ///
 /// [`Error::NoMemory`].
 pub fn zeros<H: Hal>(hal: &H, len: usize) -> Result<Box<[u64], H>, Error> {
-    let mut words = Vec::new_in(Heap(hal.clone()));
-    words.try_reserve_exact(len)?;
+    let mut words = room(hal, len)?;
     // SAFETY: within the capacity just reserved, and the host's memory is zeroed.
     unsafe { words.set_len(len) };
-    Ok(words.into_boxed_slice())
+    Ok(boxed_slice(words))
 }
 
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -116,6 +177,7 @@ pub struct Shared<T, H: Hal> {
     inner: NonNull<Counted<T, H>>,
 }
 
+#[repr(C)]
 struct Counted<T, H> {
     handles: AtomicUsize,
     hal: H,
@@ -147,6 +209,20 @@ impl<T, H: Hal> Shared<T, H> {
         Ok(Self { inner: ptr })
     }
 
+    /// The last handle is gone.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else refers to the allocation.
+    #[cold]
+    #[inline(never)]
+    unsafe fn free(inner: NonNull<Counted<T, H>>) {
+        // SAFETY: not freed yet.
+        let heap = Heap(unsafe { inner.as_ref() }.hal.clone());
+        // SAFETY: as the caller says, and `new` took it from a box over this heap.
+        drop(unsafe { Box::from_raw_in(inner.as_ptr(), heap) });
+    }
+
     /// Whether both handles are to the same value.
     pub fn same(a: &Self, b: &Self) -> bool {
         a.inner == b.inner
@@ -176,6 +252,7 @@ impl<T, H: Hal> Deref for Shared<T, H> {
 }
 
 impl<T, H: Hal> Drop for Shared<T, H> {
+    #[inline(never)]
     fn drop(&mut self) {
         // Release: what this handle did to the value comes before its drop.
         // Pairs with the fence below.
@@ -184,10 +261,32 @@ impl<T, H: Hal> Drop for Shared<T, H> {
         }
         // Pairs with the decrement of every other handle.
         fence(Ordering::Acquire);
-        let heap = Heap(self.counted().hal.clone());
-        // SAFETY: this was the last handle, so nobody else refers to the
-        // allocation, and `new` took it from a box over this heap.
-        drop(unsafe { Box::from_raw_in(self.inner.as_ptr(), heap) });
+        // SAFETY: this was the last handle, so nobody else refers to it.
+        unsafe { Self::free(self.inner) }
+    }
+}
+
+impl<T, H: Hal, const N: usize> Shared<[T; N], H> {
+    /// As [`new`](Shared::new), made where it stays: it is large, and the
+    /// stack is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn from_fn(hal: &H, mut value: impl FnMut(usize) -> T) -> Result<Self, Error> {
+        let empty = Counted {
+            handles: AtomicUsize::new(1),
+            hal: hal.clone(),
+            value: [const { MaybeUninit::uninit() }; N],
+        };
+        let mut counted = boxed(hal, empty)?;
+        for (i, place) in counted.value.iter_mut().enumerate() {
+            place.write(value(i));
+        }
+        let (ptr, _heap) = allocator_api2::boxed::Box::into_non_null_with_allocator(counted);
+        // Laid out alike, and every value is there.
+        let inner = ptr.cast();
+        Ok(Self { inner })
     }
 }
 

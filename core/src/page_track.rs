@@ -12,7 +12,7 @@ use waterbear_hal::{Gfn, Gpa, Hal};
 use crate::Error;
 use crate::lock::Mutex;
 use crate::lock_order::TRACKERS;
-use crate::mem::{Box, Heap, Shared, Vec, boxed};
+use crate::mem::{Box, Shared, Vec, boxed, push, room};
 use crate::memslot::SpaceId;
 use crate::published::Published;
 
@@ -109,9 +109,8 @@ impl<H: Hal> Trackers<H> {
             }
             let len = now.len() + 1;
             let mut next = empty(&self.hal, len)?;
-            // Within the capacity just reserved, here and below.
-            now.iter().for_each(|other| next.push(other.clone()));
-            next.push(tracker.clone());
+            now.iter().for_each(|other| push(&mut next, other.clone()));
+            push(&mut next, tracker.clone());
             (next, empty(&self.hal, len)?)
         };
         let ready = ready()?;
@@ -135,7 +134,7 @@ impl<H: Hal> Trackers<H> {
             let now = self.list.read();
             let others = now.iter().filter(|other| !Shared::same(other, tracker));
             // There is room for all that are attached.
-            others.for_each(|other| next.push(other.clone()));
+            others.for_each(|other| push(&mut next, other.clone()));
         }
         let mut old = self.list.replace(0, next).reclaim();
         // Drops no tracker: its registration has a handle to each.
@@ -159,7 +158,5 @@ impl<H: Hal> Trackers<H> {
 
 /// A list without trackers and with room for `len`.
 fn empty<H: Hal>(hal: &H, len: usize) -> Result<Box<List<H>, H>, Error> {
-    let mut list = Vec::new_in(Heap(hal.clone()));
-    list.try_reserve_exact(len)?;
-    boxed(hal, list)
+    boxed(hal, room(hal, len)?)
 }

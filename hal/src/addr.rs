@@ -140,23 +140,23 @@ impl Level {
 
     /// The level of the tables that entries of this level link to.
     pub const fn below(self) -> Option<Level> {
-        match self {
-            Level::L1 => None,
-            Level::L2 => Some(Level::L1),
-            Level::L3 => Some(Level::L2),
-            Level::L4 => Some(Level::L3),
-            Level::L5 => Some(Level::L4),
-        }
+        Level::numbered((self as usize).wrapping_sub(1))
     }
 
     /// The level whose entries link to tables of this level.
     pub const fn above(self) -> Option<Level> {
-        match self {
-            Level::L1 => Some(Level::L2),
-            Level::L2 => Some(Level::L3),
-            Level::L3 => Some(Level::L4),
-            Level::L4 => Some(Level::L5),
-            Level::L5 => None,
+        Level::numbered(self as usize + 1)
+    }
+
+    /// The level of that number. A table, where a match would be a chain of
+    /// comparisons.
+    const fn numbered(number: usize) -> Option<Level> {
+        const LEVELS: [Level; 5] = [Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
+        let index = number.wrapping_sub(1);
+        if index < LEVELS.len() {
+            Some(LEVELS[index])
+        } else {
+            None
         }
     }
 }

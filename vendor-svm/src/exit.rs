@@ -195,7 +195,10 @@ fn nested_fault(info1: u64, info2: u64) -> Exit {
     };
     let gpa = Gpa(info2);
     if info1 & RESERVED != 0 {
-        Exit::Mmio { gpa, access }
+        Exit::Mmio {
+            gpa,
+            access: Some(access),
+        }
     } else {
         Exit::Fault { gpa, access }
     }
@@ -287,7 +290,7 @@ mod tests {
         };
         let fault = Exit::Fault { gpa, access };
         assert_eq!(of(0x400, 1 << 33 | 6, gpa.0, true), fault);
-        let access = Access::default();
+        let access = Some(Access::default());
         let mmio = Exit::Mmio { gpa, access };
         assert_eq!(of(0x400, 1 << 32 | 0xd, gpa.0, true), mmio);
     }

@@ -36,7 +36,7 @@ pub const fn place(msr: u32) -> Option<(usize, u32)> {
 
 /// Opens the map, in which every access exits, for [`PASSED`].
 pub fn open(map: &mut [u8]) {
-    for msr in PASSED {
+    for &msr in &PASSED {
         if let Some((byte, bit)) = place(msr)
             && let Some(byte) = map.get_mut(byte)
         {

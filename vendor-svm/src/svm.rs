@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use waterbear_core::Error;
 use waterbear_core::exit::Exit;
-use waterbear_core::mem::{Box, Heap, Vec};
+use waterbear_core::mem::{Box, array};
 use waterbear_core::spte::EntryFormat;
 use waterbear_core::vendor::{EnableError, Hardware, Left, Unsupported};
 use waterbear_hal::{CpuId, Hal, Level, Pfn};
@@ -29,8 +29,9 @@ const PORTS: usize = 3;
 
 /// What a CPU needs while SVM is on.
 struct PerCpu<H: Hal> {
-    /// Where VMRUN keeps the host's state, and in the second page VMSAVE the rest of it.
-    host: Pages<H>,
+    /// Where VMRUN keeps the host's state, and in the second page VMSAVE the rest of it. Always
+    /// there when the CPU is used.
+    host: Option<Pages<H>>,
     asids: Asids,
     /// The vCPU that ran last, by number.
     last: AtomicU64,
@@ -66,15 +67,14 @@ impl<H: Hal> Svm<H> {
         let Ok(format) = features.entry_format(Level::L4) else {
             return Err(refused(Unsupported::UnknownFormat));
         };
-        let mut list = Vec::new_in(Heap(hal.clone()));
-        list.try_reserve_exact(cpus as usize)?;
-        for _ in 0..cpus {
-            list.push(PerCpu {
-                host: Pages::new(hal, 2)?,
-                asids: Asids::default(),
-                last: AtomicU64::new(0),
-                stuff: AtomicBool::new(true),
-            });
+        let cpus = array(hal, cpus as usize, |_| PerCpu {
+            host: Pages::new(hal, 2).ok(),
+            asids: Asids::default(),
+            last: AtomicU64::new(0),
+            stuff: AtomicBool::new(true),
+        })?;
+        if cpus.iter().any(|cpu| cpu.host.is_none()) {
+            return Err(Error::NoMemory);
         }
         let mut maps = Pages::new(hal, PORTS + permission::MSR_MAP / PAGE)?;
         maps.bytes().fill(0xff);
@@ -83,7 +83,7 @@ impl<H: Hal> Svm<H> {
             hal: hal.clone(),
             features,
             format,
-            cpus: list.into_boxed_slice(),
+            cpus,
             maps,
             next: AtomicU64::new(1),
         })
@@ -108,20 +108,26 @@ impl<H: Hal> Svm<H> {
     /// [`Vendor::switch_in`](waterbear_core::vendor::Vendor::switch_in).
     pub(crate) fn begin(&self, vcpu: &mut SvmVcpu<H>, cpu: CpuId, root: Pfn) -> Result<(), Exit> {
         let features = &self.features;
-        let Some(per_cpu) = self.cpus.get(cpu as usize) else {
+        let Some(PerCpu {
+            host: Some(host),
+            asids,
+            last,
+            stuff,
+        }) = self.cpus.get(cpu as usize)
+        else {
             return Err(Exit::Refused(code::INVALID));
         };
         if vcpu.prepare(root) {
             return Err(Exit::NmiWindow);
         }
         let flush = core::mem::take(&mut vcpu.flush);
-        if flush || !per_cpu.asids.still_good(cpu, &vcpu.held) {
+        if flush || !asids.still_good(cpu, &vcpu.held) {
             let (count, by_asid) = (features.asids, features.has.contains(Has::FLUSH_BY_ASID));
-            let (held, forget) = per_cpu.asids.assign(cpu, vcpu.held, count, flush, by_asid);
+            let (held, forget) = asids.assign(cpu, vcpu.held, count, flush, by_asid);
             vcpu.prepare_tlb(held, forget);
         }
-        if per_cpu.last.load(Ordering::Relaxed) != vcpu.number {
-            per_cpu.last.store(vcpu.number, Ordering::Relaxed);
+        if last.load(Ordering::Relaxed) != vcpu.number {
+            last.store(vcpu.number, Ordering::Relaxed);
             if features.has.contains(Has::PREDICTION_BARRIER) {
                 // The last guest on this CPU must not steer this one's branches.
                 // SAFETY: the CPU has the register.
@@ -132,8 +138,8 @@ impl<H: Hal> Svm<H> {
         vcpu.run = Some(Run {
             // SAFETY: interrupts are off until `end`; every CPU has these features.
             by_hand: unsafe { ByHand::load(&vcpu.switched, cr4, vcpu.tsc_aux, features.has) },
-            host: per_cpu.host.hpa(1),
-            stuff: per_cpu.stuff.load(Ordering::Relaxed),
+            host: host.hpa(1),
+            stuff: stuff.load(Ordering::Relaxed),
             cpu,
         });
         Ok(())
@@ -214,7 +220,10 @@ impl<H: Hal> Hardware for Svm<H> {
     }
 
     fn enable_cpu(&self, cpu: CpuId) -> Result<(), EnableError> {
-        let per_cpu = self.cpus.get(cpu as usize).ok_or(EnableError::Failed)?;
+        let Some(per_cpu) = self.cpus.get(cpu as usize) else {
+            return Err(EnableError::Failed);
+        };
+        let host = per_cpu.host.as_ref().ok_or(EnableError::Failed)?;
         if self.is_enabled(cpu) {
             return Err(EnableError::Busy);
         }
@@ -228,7 +237,7 @@ impl<H: Hal> Hardware for Svm<H> {
         // SAFETY: the CPU has SVM and firmware allows it (`check_cpu`).
         unsafe { write_msr(EFER, efer | EFER_SVME) }
         // SAFETY: SVM is on, and the page is this CPU's own.
-        unsafe { write_msr(VM_HSAVE_PA, per_cpu.host.hpa(0).0) }
+        unsafe { write_msr(VM_HSAVE_PA, host.hpa(0).0) }
         Ok(())
     }
 

@@ -210,7 +210,7 @@ pub fn decode(fields: &impl Fields, why: u64, vectoring: u32) -> Left {
         // The exit does not say how the guest touched it.
         reason::EPT_MISCONFIGURATION => plain(Exit::Mmio {
             gpa: gpa(),
-            access: Access::default(),
+            access: None,
         }),
         reason::INTERRUPT => plain(Exit::Interrupt),
         _ => decode_other(fields, why, vectoring),

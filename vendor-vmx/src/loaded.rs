@@ -22,7 +22,7 @@
 //! Source: Intel SDM volume 3, "Software Use of the VMCS and Related Structures".
 #![expect(unsafe_code, reason = "VMX instructions")]
 use waterbear_core::Error;
-use waterbear_core::mem::{Box, Heap, Vec};
+use waterbear_core::mem::{Box, array};
 use waterbear_hal::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use waterbear_hal::{CpuId, CpuSet, Hal};
 
@@ -35,8 +35,8 @@ const NONE: u64 = 0;
 
 /// What belongs to a CPU.
 struct PerCpu<H: Hal> {
-    /// Where it keeps its state while VMX operation is on.
-    region: Page<H>,
+    /// Where it keeps its state while VMX operation is on. Always there when the CPU is used.
+    region: Option<Page<H>>,
     /// VMX operation is on.
     on: AtomicBool,
     /// The address of the only control structure that is active on it.
@@ -65,18 +65,17 @@ impl<H: Hal> Cpus<H> {
     ///
     /// [`Error::NoMemory`].
     pub fn new(hal: &H, count: u32, features: &Features) -> Result<Self, Error> {
-        let mut list = Vec::new_in(Heap(hal.clone()));
-        list.try_reserve_exact(count as usize)?;
-        for _ in 0..count {
-            list.push(PerCpu {
-                region: Page::new(hal, features.revision)?,
-                on: AtomicBool::new(false),
-                current: AtomicU64::new(NONE),
-            });
+        let list = array(hal, count as usize, |_| PerCpu {
+            region: Page::new(hal, features.revision).ok(),
+            on: AtomicBool::new(false),
+            current: AtomicU64::new(NONE),
+        })?;
+        if list.iter().any(|cpu| cpu.region.is_none()) {
+            return Err(Error::NoMemory);
         }
         Ok(Self {
             hal: hal.clone(),
-            list: list.into_boxed_slice(),
+            list,
         })
     }
 
@@ -101,6 +100,9 @@ impl<H: Hal> Cpus<H> {
         let Some(here) = self.list.get(cpu as usize) else {
             return false;
         };
+        let Some(region) = &here.region else {
+            return false;
+        };
         here.current.store(NONE, Ordering::Relaxed);
         if unlock {
             // SAFETY: as the caller promises.
@@ -108,7 +110,7 @@ impl<H: Hal> Cpus<H> {
         }
         self.change_cr4(CR4_VMXE, 0);
         // SAFETY: as the caller promises, and the region is this CPU's.
-        if !unsafe { cpu::vmxon(here.region.address()) } {
+        if !unsafe { cpu::vmxon(region.address()) } {
             self.change_cr4(0, CR4_VMXE);
             return false;
         }

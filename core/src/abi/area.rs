@@ -76,14 +76,14 @@ mod place {
 }
 
 #[inline(always)]
-fn load(area: &impl RunArea, word: usize) -> u64 {
-    let word = area.words().get(word);
+fn load(area: &[AtomicU64], word: usize) -> u64 {
+    let word = area.get(word);
     word.map_or(0, |word| word.load(Ordering::Relaxed))
 }
 
 #[inline(always)]
-fn store(area: &impl RunArea, word: usize, value: u64) {
-    if let Some(word) = area.words().get(word) {
+fn store(area: &[AtomicU64], word: usize, value: u64) {
+    if let Some(word) = area.get(word) {
         word.store(value, Ordering::Relaxed);
     }
 }
@@ -100,7 +100,7 @@ pub(super) struct Wish {
 
 /// Reads what the owner wants.
 #[inline]
-pub(super) fn wish(area: &impl RunArea) -> Wish {
+pub(super) fn wish(area: &[AtomicU64]) -> Wish {
     let requests = load(area, place::REQUESTS);
     Wish {
         window: requests & 0xff != 0,
@@ -123,7 +123,7 @@ pub(super) struct State {
 
 /// Tells the owner the state, and why the vCPU came back unless the run failed.
 #[inline]
-pub(super) fn tell_state(area: &impl RunArea, reason: Option<u32>, state: &State) {
+pub(super) fn tell_state(area: &[AtomicU64], reason: Option<u32>, state: &State) {
     let reason = reason.unwrap_or_else(|| load(area, place::REASON) as u32);
     let word = u64::from(reason)
         | u64::from(state.ready) << place::READY
@@ -133,43 +133,20 @@ pub(super) fn tell_state(area: &impl RunArea, reason: Option<u32>, state: &State
     store(area, place::APIC_BASE, state.apic_base);
 }
 
-/// Where the bytes that a device answers will be, and how many.
+/// The first word of where the bytes that a device answers will be.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    word: usize,
-    len: usize,
-}
+pub(super) struct Wanted(usize);
 
 /// Reads what a device has answered, into the vCPU's data.
 #[inline]
 pub(super) fn take_answer<H: Hal, V: Vendor>(
-    area: &impl RunArea,
+    area: &[AtomicU64],
     wanted: Wanted,
     cpu: &mut GuestCpu<H, V>,
 ) {
-    if wanted.len <= 8 {
-        cpu.set_word(load(area, wanted.word));
-        return;
+    for (at, word) in (wanted.0..).zip(cpu.words()) {
+        *word = load(area, at).to_le_bytes();
     }
-    for (index, chunk) in cpu.data().chunks_mut(8).enumerate() {
-        let bytes = load(area, wanted.word + index).to_le_bytes();
-        for (to, from) in chunk.iter_mut().zip(bytes) {
-            *to = from;
-        }
-    }
-}
-
-/// Up to eight bytes as a word.
-fn word(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    if let Some(whole) = bytes.first_chunk() {
-        word = *whole;
-    } else {
-        for (to, from) in word.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-    }
-    u64::from_le_bytes(word)
 }
 
 /// What is told of a leave: its reason, and where its answer is expected, if
@@ -182,7 +159,7 @@ pub(super) struct Told {
 /// Tells the owner the details of why the vCPU came back, and its data.
 #[inline]
 pub(super) fn tell_leave<H: Hal, V: Vendor>(
-    area: &impl RunArea,
+    area: &[AtomicU64],
     leave: &Leave,
     cpu: &mut GuestCpu<H, V>,
 ) -> Told {
@@ -206,27 +183,19 @@ pub(super) fn tell_leave<H: Hal, V: Vendor>(
             let direction = if input { 0 } else { OUT };
             let access = direction | u64::from(size) << 8 | u64::from(port) << 16;
             details = [access | u64::from(count) << 32, IO_DATA as u64, 0];
-            let first = IO_DATA / 8;
-            let len = cpu.data().len();
-            if len <= 8 {
-                store(area, first, cpu.word());
-            } else {
-                for (index, bytes) in cpu.data().chunks(8).enumerate() {
-                    store(area, first + index, word(bytes));
-                }
+            const FIRST: usize = IO_DATA / 8;
+            for (at, word) in (FIRST..).zip(cpu.words()) {
+                store(area, at, u64::from_le_bytes(*word));
             }
             if input {
-                wanted = Some(Wanted { word: first, len });
+                wanted = Some(Wanted(FIRST));
             }
             kvm::KVM_EXIT_IO
         }
         Leave::Mmio { gpa, size, write } => {
             details = [gpa.0, cpu.word(), u64::from(size) | u64::from(write) << 32];
             if !write {
-                wanted = Some(Wanted {
-                    word: place::MMIO_DATA,
-                    len: size.into(),
-                });
+                wanted = Some(Wanted(place::MMIO_DATA));
             }
             kvm::KVM_EXIT_MMIO
         }

@@ -1,14 +1,11 @@
 //! The guest's clock, as the interface has it.
 use waterbear_hal::Hal;
 
-use super::bytes::{self, Caller, field, set_field};
-use super::kvm::{self, kvm_clock_data};
+use super::bytes::{Structure, field, set_field};
+use super::kvm;
 use super::vm::VmFile;
-use super::{Answer, DONE};
 use crate::Error;
 use crate::clock;
-
-const SIZE: usize = size_of::<kvm_clock_data>();
 
 /// What is always told beside the guest's clock.
 const TOLD: u32 = kvm::KVM_CLOCK_REALTIME | kvm::KVM_CLOCK_HOST_TSC;
@@ -21,28 +18,24 @@ pub(super) fn flags<H: Hal>(hal: &H) -> u32 {
 }
 
 impl<H: Hal> VmFile<H> {
-    pub(super) fn get_clock(&self, caller: &impl Caller, argument: u64) -> Answer {
+    pub(super) fn get_clock(&self, bytes: &mut Structure) {
         let now = self.vm().clock().now(&self.hal);
         let stable = if now.stable {
             kvm::KVM_CLOCK_TSC_STABLE
         } else {
             0
         };
-        let mut bytes = [0; SIZE];
         set_field!(bytes, kvm_clock_data.clock = now.guest);
         set_field!(bytes, kvm_clock_data.flags = (TOLD | stable));
         set_field!(bytes, kvm_clock_data.realtime = now.wall);
         set_field!(bytes, kvm_clock_data.host_tsc = now.tsc);
-        caller.copy_out(argument, &bytes)?;
-        DONE
     }
 
-    pub(super) fn set_clock(&self, caller: &impl Caller, argument: u64) -> Answer {
-        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+    pub(super) fn set_clock(&self, sent: &Structure) -> Result<(), Error> {
         let flags = field!(sent, kvm_clock_data.flags: u32);
         let mut clock = field!(sent, kvm_clock_data.clock: u64);
         if flags & !KNOWN != 0 {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         if flags & kvm::KVM_CLOCK_REALTIME != 0 {
             // What has passed since the clock showed that, unless the date went back.
@@ -51,6 +44,6 @@ impl<H: Hal> VmFile<H> {
             clock = clock.wrapping_add(passed);
         }
         self.vm().set_clock(clock);
-        DONE
+        Ok(())
     }
 }

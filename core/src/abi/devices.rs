@@ -1,9 +1,9 @@
 //! Writes to devices that the kernel takes for their owner, as the interface has them.
 use waterbear_hal::Hal;
 
-use super::bytes::{self, Caller, field};
+use super::bytes::{Structure, field};
+use super::kvm;
 use super::vm::VmFile;
-use super::{Answer, DONE, Failure, kvm};
 use crate::Error;
 use crate::bus::{Listener, Zone};
 use crate::emulate::Target;
@@ -23,17 +23,15 @@ fn target(is_port: bool, address: u64) -> Target {
 }
 
 /// A zone, and whether it can have anything in it.
-fn zone(caller: &impl Caller, argument: u64) -> Result<Zone, Failure> {
-    const SIZE: usize = size_of::<kvm::kvm_coalesced_mmio_zone>();
-    let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+fn zone(sent: &Structure) -> Result<Zone, Error> {
     let is_port = match field!(sent, kvm_coalesced_mmio_zone.__bindgen_anon_1: u32) {
         0 => false,
         1 => true,
-        _ => return Err(Error::Invalid.into()),
+        _ => return Err(Error::Invalid),
     };
     let address = field!(sent, kvm_coalesced_mmio_zone.addr: u64);
     if is_port && address > u16::MAX.into() {
-        return Err(Error::Invalid.into());
+        return Err(Error::Invalid);
     }
     Ok(Zone {
         start: target(is_port, address),
@@ -42,20 +40,16 @@ fn zone(caller: &impl Caller, argument: u64) -> Result<Zone, Failure> {
 }
 
 impl<H: Hal> VmFile<H> {
-    pub(super) fn add_zone(&self, caller: &impl Caller, argument: u64) -> Answer {
-        self.vm().bus().add_zone(zone(caller, argument)?)?;
-        DONE
+    pub(super) fn add_zone(&self, sent: &Structure) -> Result<(), Error> {
+        self.vm().bus().add_zone(zone(sent)?)
     }
 
-    pub(super) fn remove_zones(&self, caller: &impl Caller, argument: u64) -> Answer {
-        self.vm().bus().remove_zones(zone(caller, argument)?)?;
-        DONE
+    pub(super) fn remove_zones(&self, sent: &Structure) -> Result<(), Error> {
+        self.vm().bus().remove_zones(zone(sent)?)
     }
 
     /// KVM_IOEVENTFD, in both directions.
-    pub(super) fn listen(&self, caller: &impl Caller, argument: u64) -> Answer {
-        const SIZE: usize = size_of::<kvm::kvm_ioeventfd>();
-        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+    pub(super) fn listen(&self, sent: &Structure) -> Result<(), Error> {
         let flags = field!(sent, kvm_ioeventfd.flags: u32);
         let address = field!(sent, kvm_ioeventfd.addr: u64);
         let length = field!(sent, kvm_ioeventfd.len: u32);
@@ -67,21 +61,20 @@ impl<H: Hal> VmFile<H> {
             && address.checked_add(length.into()).is_some()
             && !(is_port && address > u16::MAX.into());
         if !fits || flags & !FLAGS != 0 || (length == 0 && by_value) {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         let descriptor = field!(sent, kvm_ioeventfd.fd: u32) as i32;
         let listener = Listener {
             target: target(is_port, address),
             length: length as u8,
             value: by_value.then_some(wanted),
-            bell: self.hal.bell(descriptor).map_err(Error::from)?,
+            bell: self.hal.bell(descriptor)?,
         };
         let bus = self.vm().bus();
         if has(kvm::KVM_IOEVENTFD_FLAG_DEASSIGN) {
-            bus.forget(&listener)?;
+            bus.forget(&listener)
         } else {
-            bus.listen(listener)?;
+            bus.listen(listener)
         }
-        DONE
     }
 }

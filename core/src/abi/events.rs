@@ -3,18 +3,17 @@ use core::mem::offset_of;
 
 use waterbear_hal::Hal;
 
-use super::bytes::{self, Caller, field, set_field};
-use super::kvm::{self, kvm_debugregs, kvm_vcpu_events};
-use super::vcpu::{Context, State};
-use super::{Answer, DONE};
+use super::bytes::{self, Structure, field, set_field};
+use super::kvm::{self, kvm_debugregs};
+use super::vcpu::State;
 use crate::Error;
 use crate::arch::{Event, Exception, Shadow};
 use crate::run::event::Events;
 use crate::run::machine_check::Report;
 use crate::vendor::Vendor;
 
-const EVENTS: usize = size_of::<kvm_vcpu_events>();
-const DEBUG: usize = size_of::<kvm_debugregs>();
+/// Where DR0 is.
+const BREAKPOINTS: usize = offset_of!(kvm_debugregs, db);
 
 /// What the interface tells of what holds events off, in one byte.
 const SHADOWS: [(Shadow, u32); 2] = [
@@ -30,10 +29,10 @@ const VALID: u32 = kvm::KVM_VCPUEVENT_VALID_NMI_PENDING
     | kvm::KVM_VCPUEVENT_VALID_SMM;
 
 impl<H: Hal, V: Vendor> State<H, V> {
-    pub(super) fn get_events<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let events = *self.cpu.events();
-        let shadow = context.vendor.shadow(self.cpu.state());
-        let mut bytes = [0; EVENTS];
+    #[inline(never)]
+    pub(super) fn get_events(&mut self, vendor: &V, bytes: &mut Structure) {
+        let shadow = vendor.shadow(self.cpu.state());
+        let events = self.cpu.events();
         let exception = match events.again {
             Some(Event::Exception(exception)) => Some(exception),
             Some(Event::SoftException { vector, .. }) => Some(Exception::plain(vector)),
@@ -71,21 +70,19 @@ impl<H: Hal, V: Vendor> State<H, V> {
             | kvm::KVM_VCPUEVENT_VALID_SHADOW
             | kvm::KVM_VCPUEVENT_VALID_SMM;
         set_field!(bytes, kvm_vcpu_events.flags = valid);
-        context.caller.copy_out(context.argument, &bytes)?;
-        DONE
     }
 
-    pub(super) fn set_events<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let sent: [u8; EVENTS] = bytes::structure(context.caller, context.argument)?;
+    #[inline(never)]
+    pub(super) fn set_events(&mut self, vendor: &V, sent: &Structure) -> Result<(), Error> {
         let flags = field!(sent, kvm_vcpu_events.flags: u32);
         let in_smm = field!(sent, kvm_vcpu_events.smi.smm: u8) != 0
             || field!(sent, kvm_vcpu_events.smi.pending: u8) != 0;
         if flags & !VALID != 0 || flags & kvm::KVM_VCPUEVENT_VALID_SMM != 0 && in_smm {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         let has = |flag: u32| flags & flag != 0;
         let state = self.cpu.state();
-        let cr2 = context.vendor.switched(state).cr2;
+        let cr2 = vendor.switched(state).cr2;
         let old = *self.cpu.events();
         let mut events = Events {
             window: old.window,
@@ -117,7 +114,7 @@ impl<H: Hal, V: Vendor> State<H, V> {
         }
         self.cpu.set_events(events)?;
         let state = self.cpu.state();
-        let mut shadow = context.vendor.shadow(state);
+        let mut shadow = vendor.shadow(state);
         if has(kvm::KVM_VCPUEVENT_VALID_SHADOW) {
             let held = u32::from(field!(sent, kvm_vcpu_events.interrupt.shadow: u8));
             for (flag, bit) in SHADOWS {
@@ -126,55 +123,47 @@ impl<H: Hal, V: Vendor> State<H, V> {
         }
         let masked = field!(sent, kvm_vcpu_events.nmi.masked: u8) != 0;
         shadow.set(Shadow::NMI, masked);
-        context.vendor.set_shadow(state, shadow);
-        DONE
+        vendor.set_shadow(state, shadow);
+        Ok(())
     }
 
-    pub(super) fn get_debug<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        const FIRST: usize = offset_of!(kvm_debugregs, db);
-        let switched = *context.vendor.switched(self.cpu.state());
-        let mut bytes = [0; DEBUG];
-        for (index, value) in switched.breakpoints.iter().enumerate() {
-            bytes::put(&mut bytes, FIRST + index * 8, &value.to_le_bytes());
+    pub(super) fn get_debug(&mut self, vendor: &V, bytes: &mut Structure) {
+        let switched = vendor.switched(self.cpu.state());
+        for (at, value) in (BREAKPOINTS..).step_by(8).zip(switched.breakpoints) {
+            bytes::put(bytes, at, value.to_le_bytes());
         }
         set_field!(bytes, kvm_debugregs.dr6 = switched.dr6);
         set_field!(bytes, kvm_debugregs.dr7 = switched.dr7);
-        context.caller.copy_out(context.argument, &bytes)?;
-        DONE
     }
 
-    pub(super) fn set_debug<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        const FIRST: usize = offset_of!(kvm_debugregs, db);
-        let sent: [u8; DEBUG] = bytes::structure(context.caller, context.argument)?;
+    pub(super) fn set_debug(&mut self, vendor: &V, sent: &Structure) -> Result<(), Error> {
         let dr6 = field!(sent, kvm_debugregs.dr6: u64);
         let dr7 = field!(sent, kvm_debugregs.dr7: u64);
         if field!(sent, kvm_debugregs.flags: u64) != 0 || (dr6 | dr7) >> 32 != 0 {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         for index in 0..4_u8 {
-            let value = bytes::u64(&sent, FIRST + usize::from(index) * 8);
-            self.cpu.set_debug(context.vendor, index, value)?;
+            let value = bytes::u64(sent, BREAKPOINTS + usize::from(index) * 8);
+            self.cpu.set_debug(vendor, index, value)?;
         }
-        self.cpu.set_debug(context.vendor, 6, dr6)?;
-        self.cpu.set_debug(context.vendor, 7, dr7)?;
-        DONE
+        self.cpu.set_debug(vendor, 6, dr6)?;
+        self.cpu.set_debug(vendor, 7, dr7)
     }
 
     /// Takes a report of an error: status, address, miscellaneous, global status, the bank's
     /// number, and nothing.
-    pub(super) fn report_machine_check<C: Caller>(
+    pub(super) fn report_machine_check(
         &mut self,
-        context: &Context<'_, H, V, C>,
-    ) -> Answer {
-        let sent: [u8; 64] = bytes::structure(context.caller, context.argument)?;
+        vendor: &V,
+        sent: &Structure,
+    ) -> Result<(), Error> {
         let report = Report {
-            status: bytes::u64(&sent, 0),
-            address: bytes::u64(&sent, 8),
-            misc: bytes::u64(&sent, 16),
-            global: bytes::u64(&sent, 24),
-            bank: bytes::u8(&sent, 32),
+            status: bytes::u64(sent, 0),
+            address: bytes::u64(sent, 8),
+            misc: bytes::u64(sent, 16),
+            global: bytes::u64(sent, 24),
+            bank: bytes::u8(sent, 32),
         };
-        self.cpu.report_machine_check(context.vendor, &report)?;
-        DONE
+        self.cpu.report_machine_check(vendor, &report)
     }
 }

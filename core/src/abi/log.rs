@@ -2,8 +2,8 @@
 use waterbear_hal::Hal;
 use waterbear_hal::sync::atomic::Ordering;
 
-use super::bytes::{self, Caller, field};
-use super::{Answer, DONE, Failure, VmFile, kvm};
+use super::VmFile;
+use super::bytes::{Caller, Structure, field};
 use crate::Error;
 use crate::mem::{bytes_of, bytes_of_mut, zeros};
 use crate::memslot::dirty::WORD_BITS;
@@ -17,20 +17,23 @@ struct Name {
 
 impl Name {
     /// The upper half of the word is the address space.
-    fn new(slot: u32) -> Result<Self, Failure> {
+    fn new(slot: u32) -> Result<Self, Error> {
         let space = SpaceId::new(slot >> 16).ok_or(Error::Invalid)?;
         let id = slot & 0xffff;
         if id as usize >= MAX_SLOTS {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         Ok(Self { space, id })
     }
 }
 
 impl<H: Hal> VmFile<H> {
-    pub(super) fn get_dirty_log(&self, caller: &impl Caller, argument: u64) -> Answer {
-        const SIZE: usize = size_of::<kvm::kvm_dirty_log>();
-        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+    #[inline(never)]
+    pub(super) fn get_dirty_log(
+        &self,
+        caller: &impl Caller,
+        sent: &Structure,
+    ) -> Result<(), Error> {
         let name = Name::new(field!(sent, kvm_dirty_log.slot: u32))?;
         let bitmap = field!(sent, kvm_dirty_log.__bindgen_anon_1: u64);
         let len = self.log_len(&name)?;
@@ -44,13 +47,14 @@ impl<H: Hal> VmFile<H> {
         if delivered.is_err() && clear {
             self.put_back(&name, &log);
         }
-        delivered?;
-        DONE
+        delivered
     }
 
-    pub(super) fn clear_dirty_log(&self, caller: &impl Caller, argument: u64) -> Answer {
-        const SIZE: usize = size_of::<kvm::kvm_clear_dirty_log>();
-        let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
+    pub(super) fn clear_dirty_log(
+        &self,
+        caller: &impl Caller,
+        sent: &Structure,
+    ) -> Result<(), Error> {
         let name = Name::new(field!(sent, kvm_clear_dirty_log.slot: u32))?;
         let npages = u64::from(field!(sent, kvm_clear_dirty_log.num_pages: u32));
         let first = field!(sent, kvm_clear_dirty_log.first_page: u64);
@@ -58,13 +62,12 @@ impl<H: Hal> VmFile<H> {
         let len = usize::try_from(npages.div_ceil(WORD_BITS)).map_err(|_| Error::Invalid)?;
         // Before memory is taken for it.
         if len > self.log_len(&name)? {
-            return Err(Error::Invalid.into());
+            return Err(Error::Invalid);
         }
         let mut mask = zeros(&self.hal, len)?;
         caller.copy_in(bitmap, bytes_of_mut(&mut mask))?;
         self.vm()
-            .clear_dirty_log(name.space, name.id, first, npages, &mask)?;
-        DONE
+            .clear_dirty_log(name.space, name.id, first, npages, &mask)
     }
 
     /// The number of words in the log of a slot, now.

@@ -21,7 +21,8 @@ const SIZE: usize = 64;
 impl<H: Hal, V: Vendor> State<H, V> {
     /// Maps what it can, and tells the owner what is left of the range.
     pub(super) fn prefault<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
-        let mut sent: [u8; SIZE] = bytes::structure(context.caller, context.argument)?;
+        let mut sent = [0; SIZE];
+        context.caller.copy_in(context.argument, &mut sent)?;
         let [gpa, size, flags] = [0, 8, 16].map(|at| bytes::u64(&sent, at));
         let aligned = (gpa | size).is_multiple_of(PAGE_SIZE);
         let end = gpa.checked_add(size).filter(|end| *end > gpa);
@@ -39,8 +40,8 @@ impl<H: Hal, V: Vendor> State<H, V> {
             }
             context.vm.hal.yield_now();
         };
-        bytes::put(&mut sent, 0, &at.to_le_bytes());
-        bytes::put(&mut sent, 8, &(end - at).to_le_bytes());
+        bytes::put(&mut sent, 0, at.to_le_bytes());
+        bytes::put(&mut sent, 8, (end - at).to_le_bytes());
         context.caller.copy_out(context.argument, &sent)?;
         if at == gpa {
             result?;

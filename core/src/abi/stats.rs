@@ -4,7 +4,7 @@
 //! Source: "The Definitive KVM API Documentation", KVM_GET_STATS_FD.
 use waterbear_hal::{Hal, Level};
 
-use super::bytes::{Caller, put, set_field};
+use super::bytes::{Caller, put, put_all, set_field};
 use super::kvm::{self, kvm_stats_header};
 use crate::Error;
 use crate::mem::Shared;
@@ -122,14 +122,14 @@ impl<H: Hal> StatsFile<H> {
         let numbers = descriptions + told * DESCRIPTION;
         match number {
             0 => {
-                set_field!(bytes[..], kvm_stats_header.name_size = (NAME as u32));
-                set_field!(bytes[..], kvm_stats_header.num_desc = (told as u32));
-                set_field!(bytes[..], kvm_stats_header.id_offset = (HEADER as u32));
+                set_field!(bytes, kvm_stats_header.name_size = (NAME as u32));
+                set_field!(bytes, kvm_stats_header.num_desc = (told as u32));
+                set_field!(bytes, kvm_stats_header.id_offset = (HEADER as u32));
                 set_field!(
                     bytes[..],
                     kvm_stats_header.desc_offset = (descriptions as u32)
                 );
-                set_field!(bytes[..], kvm_stats_header.data_offset = (numbers as u32));
+                set_field!(bytes, kvm_stats_header.data_offset = (numbers as u32));
                 HEADER
             }
             1 => {
@@ -146,16 +146,16 @@ impl<H: Hal> StatsFile<H> {
                             kvm::KVM_STATS_TYPE_INSTANT
                         };
                         let unit = kvm::KVM_STATS_UNIT_NONE | kvm::KVM_STATS_BASE_POW10;
-                        put(bytes, 0, &(kind | unit).to_le_bytes());
+                        put(bytes, 0, (kind | unit).to_le_bytes());
                         // One number.
-                        put(bytes, 6, &1_u16.to_le_bytes());
-                        put(bytes, 8, &((number * NUMBER) as u32).to_le_bytes());
-                        put(bytes, 16, name.as_bytes());
+                        put(bytes, 6, 1_u16.to_le_bytes());
+                        put(bytes, 8, ((number * NUMBER) as u32).to_le_bytes());
+                        put_all(bytes, 16, name.as_bytes());
                         DESCRIPTION
                     }
                     None => {
                         let value = self.value(vm, number.saturating_sub(told));
-                        put(bytes, 0, &value.to_le_bytes());
+                        put(bytes, 0, value.to_le_bytes());
                         NUMBER
                     }
                 }
@@ -166,16 +166,19 @@ impl<H: Hal> StatsFile<H> {
     /// What the numbers are of.
     fn name(&self, bytes: &mut [u8]) {
         let Some((index, _)) = &self.vcpu else {
-            return put(bytes, 0, b"waterbear-vm");
+            return put_all(bytes, 0, b"waterbear-vm");
         };
         const BEFORE: &[u8] = b"waterbear-vcpu-";
-        put(bytes, 0, BEFORE);
-        let digits = index
-            .checked_ilog10()
-            .map_or(1, |digits| digits as usize + 1);
-        let mut rest = *index;
-        for place in (0..digits).rev() {
-            put(bytes, BEFORE.len() + place, &[b'0' + (rest % 10) as u8]);
+        put_all(bytes, 0, BEFORE);
+        let (mut rest, mut end) = (*index, BEFORE.len() + 1);
+        while rest >= 10 {
+            rest /= 10;
+            end += 1;
+        }
+        rest = *index;
+        while end > BEFORE.len() {
+            end -= 1;
+            put(bytes, end, [b'0' + (rest % 10) as u8]);
             rest /= 10;
         }
     }

@@ -2,7 +2,7 @@
 use waterbear_hal::Hal;
 
 use super::area::{self, RunArea, Wanted};
-use super::bytes::{self, Caller, field};
+use super::bytes::{self, Caller, Structure, field, word};
 use super::prefault::KVM_PRE_FAULT_MEMORY;
 use super::stats::StatsFile;
 use super::vm::VmFile;
@@ -11,7 +11,7 @@ use crate::Error;
 use crate::arch::Rflags;
 use crate::lock::Mutex;
 use crate::lock_order::VCPU;
-use crate::mem::{Box, Shared, boxed};
+use crate::mem::{Box, Shared};
 use crate::run::cpuid::HostCpuid;
 use crate::run::{GuestCpu, Leave};
 use crate::stats::{Count, VcpuStats};
@@ -31,8 +31,6 @@ pub struct VcpuFile<H: Hal, V: Vendor, A> {
 
 /// What the thread that runs the vCPU keeps.
 pub(super) struct State<H: Hal, V: Vendor> {
-    /// In a box of its own from the beginning: it is large, and what holds it is moved about on a
-    /// kernel's stack.
     pub(super) cpu: Box<GuestCpu<H, V>, H>,
     /// Where the answer of a device will be when the vCPU runs again.
     wanted: Option<Wanted>,
@@ -64,7 +62,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         index: u32,
         area: A,
     ) -> Result<Self, Error> {
-        let mut cpu = boxed(&vm.hal, GuestCpu::new(&vm.hal, vendor, host)?)?;
+        let mut cpu = GuestCpu::new(&vm.hal, vendor, host)?;
         cpu.set_tsc_offset(vendor, vm.tsc.offset());
         let stats = cpu.stats().clone();
         let state = State {
@@ -119,95 +117,23 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         let mut state = self.state.lock_killable()?;
         // The most frequent by far.
         if command == kvm::KVM_RUN {
-            return self.run(&context, &mut state);
-        }
-        match command {
-            kvm::KVM_GET_REGS => state.get_regs(&context),
-            kvm::KVM_SET_REGS => state.set_regs(&context),
-            kvm::KVM_GET_SREGS => state.get_sregs(&context),
-            kvm::KVM_SET_SREGS => state.set_sregs(&context),
-            kvm::KVM_GET_SREGS2 => state.get_sregs2(&context),
-            kvm::KVM_SET_SREGS2 => state.set_sregs2(&context),
-            kvm::KVM_GET_MSRS => state.get_msrs(&context),
-            kvm::KVM_SET_MSRS => state.set_msrs(&context),
-            kvm::KVM_SET_CPUID2 => state.set_cpuid(&context),
-            kvm::KVM_GET_CPUID2 => state.get_cpuid(&context),
-            kvm::KVM_GET_VCPU_EVENTS => state.get_events(&context),
-            kvm::KVM_SET_VCPU_EVENTS => state.set_events(&context),
-            kvm::KVM_GET_DEBUGREGS => state.get_debug(&context),
-            kvm::KVM_SET_DEBUGREGS => state.set_debug(&context),
-            kvm::KVM_GET_FPU => state.get_fpu(&context),
-            kvm::KVM_SET_FPU => state.set_fpu(&context),
-            kvm::KVM_GET_XSAVE | kvm::KVM_GET_XSAVE2 => state.get_xsave(&context),
-            kvm::KVM_SET_XSAVE => state.set_xsave(&context),
-            kvm::KVM_GET_XCRS => state.get_xcrs(&context),
-            kvm::KVM_SET_XCRS => state.set_xcrs(&context),
-            kvm::KVM_INTERRUPT => {
-                const SIZE: usize = size_of::<kvm::kvm_interrupt>();
-                let sent: [u8; SIZE] = bytes::structure(caller, argument)?;
-                let vector = field!(sent, kvm_interrupt.irq: u32);
-                let vector = u8::try_from(vector).map_err(|_| Error::Invalid)?;
-                state.cpu.queue_interrupt(vector)?;
-                DONE
-            }
-            kvm::KVM_SET_SIGNAL_MASK => state.set_signal_mask(&context),
-            kvm::KVM_KVMCLOCK_CTRL => {
-                if state.cpu.tell_stopped() {
-                    DONE
-                } else {
-                    Err(Error::Invalid.into())
-                }
-            }
-            KVM_PRE_FAULT_MEMORY => state.prefault(&context),
-            kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(state.tsc_khz)),
-            kvm::KVM_SET_TSC_KHZ => {
-                state.tsc_khz = tsc::frequency(&vm.hal, argument)?;
-                DONE
-            }
-            // There is none that a vCPU has.
-            kvm::KVM_ENABLE_CAP => {
-                let _sent: [u8; size_of::<kvm::kvm_enable_cap>()] =
-                    bytes::structure(caller, argument)?;
-                Err(Error::Invalid.into())
-            }
-            kvm::KVM_X86_SETUP_MCE => {
-                let cap = u64::from_le_bytes(bytes::structure(caller, argument)?);
-                state.cpu.set_up_machine_checks(cap)?;
-                DONE
-            }
-            kvm::KVM_X86_SET_MCE => state.report_machine_check(&context),
-            kvm::KVM_NMI => {
-                state.cpu.queue_nmi();
-                DONE
-            }
-            // Without an interrupt controller in the kernel a vCPU is always
-            // ready to run: waiting is its owner's business.
-            kvm::KVM_GET_MP_STATE => {
-                caller.copy_out(argument, &kvm::KVM_MP_STATE_RUNNABLE.to_le_bytes())?;
-                DONE
-            }
-            kvm::KVM_SET_MP_STATE => {
-                let sent: [u8; 4] = bytes::structure(caller, argument)?;
-                if u32::from_le_bytes(sent) == kvm::KVM_MP_STATE_RUNNABLE {
-                    DONE
-                } else {
-                    Err(Error::Invalid.into())
-                }
-            }
-            _ => Err(Failure::Unknown),
+            self.run(&context, &mut state)
+        } else {
+            state.command(&context, command)
         }
     }
 
     fn run<C: Caller>(&self, context: &Context<'_, H, V, C>, state: &mut State<H, V>) -> Answer {
         no_argument(context.argument)?;
         let (vm, vendor) = (context.vm.vm(), context.vendor);
-        let wish = area::wish(&self.area);
-        let cpu = &mut state.cpu;
+        let words = self.area.words();
+        let wish = area::wish(words);
+        let cpu = &mut *state.cpu;
         cpu.set_cr8(wish.cr8)?;
         cpu.want_interrupt_window(wish.window);
         cpu.come_back_at_once(wish.at_once);
         if let Some(wanted) = state.wanted.take() {
-            area::take_answer(&self.area, wanted, cpu);
+            area::take_answer(words, wanted, cpu);
         }
         let result = match cpu.begin(vm, vendor) {
             Ok(None) => {
@@ -224,7 +150,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
         };
         let mut reason = None;
         if let Ok(leave) = &result {
-            let told = area::tell_leave(&self.area, leave, cpu);
+            let told = area::tell_leave(words, leave, cpu);
             (reason, state.wanted) = (Some(told.reason), told.wanted);
         }
         let rflags = Rflags::from_bits_retain(vendor.regs(cpu.state()).rflags);
@@ -234,7 +160,7 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
             cr8: cpu.cr8(),
             apic_base: cpu.apic_base(),
         };
-        area::tell_state(&self.area, reason, &told);
+        area::tell_state(words, reason, &told);
         match result? {
             Leave::Interrupted => {
                 self.stats.add(Count::Signal);
@@ -245,7 +171,114 @@ impl<H: Hal, V: Vendor, A: RunArea> VcpuFile<H, V, A> {
     }
 }
 
+/// The commands whose argument points to a structure.
+const WITH_STRUCTURE: [u32; 20] = [
+    kvm::KVM_GET_REGS,
+    kvm::KVM_SET_REGS,
+    kvm::KVM_GET_SREGS,
+    kvm::KVM_SET_SREGS,
+    kvm::KVM_GET_SREGS2,
+    kvm::KVM_SET_SREGS2,
+    kvm::KVM_GET_VCPU_EVENTS,
+    kvm::KVM_SET_VCPU_EVENTS,
+    kvm::KVM_GET_DEBUGREGS,
+    kvm::KVM_SET_DEBUGREGS,
+    kvm::KVM_GET_FPU,
+    kvm::KVM_SET_FPU,
+    kvm::KVM_GET_XCRS,
+    kvm::KVM_SET_XCRS,
+    kvm::KVM_INTERRUPT,
+    kvm::KVM_ENABLE_CAP,
+    kvm::KVM_X86_SETUP_MCE,
+    kvm::KVM_X86_SET_MCE,
+    kvm::KVM_GET_MP_STATE,
+    kvm::KVM_SET_MP_STATE,
+];
+
 impl<H: Hal, V: Vendor> State<H, V> {
+    /// Carries out a command, but not KVM_RUN.
+    #[inline(never)]
+    fn command<C: Caller>(&mut self, context: &Context<'_, H, V, C>, command: u32) -> Answer {
+        match command {
+            kvm::KVM_GET_MSRS => self.get_msrs(context),
+            kvm::KVM_SET_MSRS => self.set_msrs(context),
+            kvm::KVM_SET_CPUID2 => self.set_cpuid(context),
+            kvm::KVM_GET_CPUID2 => self.get_cpuid(context),
+            kvm::KVM_GET_XSAVE | kvm::KVM_GET_XSAVE2 => self.get_xsave(context),
+            kvm::KVM_SET_XSAVE => self.set_xsave(context),
+            kvm::KVM_SET_SIGNAL_MASK => self.set_signal_mask(context),
+            kvm::KVM_KVMCLOCK_CTRL => {
+                if self.cpu.tell_stopped() {
+                    DONE
+                } else {
+                    Err(Error::Invalid.into())
+                }
+            }
+            KVM_PRE_FAULT_MEMORY => self.prefault(context),
+            kvm::KVM_GET_TSC_KHZ => Ok(Reply::Value(self.tsc_khz)),
+            kvm::KVM_SET_TSC_KHZ => {
+                self.tsc_khz = tsc::frequency(&context.vm.hal, context.argument)?;
+                DONE
+            }
+            kvm::KVM_NMI => {
+                self.cpu.queue_nmi();
+                DONE
+            }
+            _ if WITH_STRUCTURE.contains(&command) => {
+                let mut structure = [0; _];
+                bytes::take(context.caller, command, context.argument, &mut structure)?;
+                self.exchange(context.vm, context.vendor, command, &mut structure)?;
+                bytes::give(context.caller, command, context.argument, &structure)?;
+                DONE
+            }
+            _ => Err(Failure::Unknown),
+        }
+    }
+
+    /// Carries out a command with a structure.
+    fn exchange(
+        &mut self,
+        vm: &VmFile<H>,
+        vendor: &V,
+        command: u32,
+        structure: &mut Structure,
+    ) -> Result<(), Error> {
+        match command {
+            kvm::KVM_GET_REGS => self.get_regs(vendor, structure),
+            kvm::KVM_SET_REGS => self.set_regs(vendor, structure),
+            kvm::KVM_GET_SREGS => self.get_sregs(vendor, structure),
+            kvm::KVM_SET_SREGS => return self.set_sregs(vm.vm(), vendor, structure),
+            kvm::KVM_GET_SREGS2 => self.get_sregs2(vm.vm(), vendor, structure),
+            kvm::KVM_SET_SREGS2 => return self.set_sregs2(vm.vm(), vendor, structure),
+            kvm::KVM_GET_VCPU_EVENTS => self.get_events(vendor, structure),
+            kvm::KVM_SET_VCPU_EVENTS => return self.set_events(vendor, structure),
+            kvm::KVM_GET_DEBUGREGS => self.get_debug(vendor, structure),
+            kvm::KVM_SET_DEBUGREGS => return self.set_debug(vendor, structure),
+            kvm::KVM_GET_FPU => return self.get_fpu(&vm.hal, structure),
+            kvm::KVM_SET_FPU => return self.set_fpu(&vm.hal, structure),
+            kvm::KVM_GET_XCRS => self.get_xcrs(vendor, structure),
+            kvm::KVM_SET_XCRS => return self.set_xcrs(vendor, structure),
+            kvm::KVM_INTERRUPT => {
+                let vector = field!(structure, kvm_interrupt.irq: u32);
+                let vector = u8::try_from(vector).map_err(|_| Error::Invalid)?;
+                return self.cpu.queue_interrupt(vector);
+            }
+            kvm::KVM_X86_SETUP_MCE => {
+                return self.cpu.set_up_machine_checks(bytes::u64(structure, 0));
+            }
+            kvm::KVM_X86_SET_MCE => return self.report_machine_check(vendor, structure),
+            // Without an interrupt controller in the kernel a vCPU is always
+            // ready to run: waiting is its owner's business.
+            kvm::KVM_GET_MP_STATE => {
+                bytes::put(structure, 0, kvm::KVM_MP_STATE_RUNNABLE.to_le_bytes());
+            }
+            kvm::KVM_SET_MP_STATE if bytes::u32(structure, 0) == kvm::KVM_MP_STATE_RUNNABLE => {}
+            // There is no capability that a vCPU has.
+            _ => return Err(Error::Invalid),
+        }
+        Ok(())
+    }
+
     /// Takes the signals that are to be blocked while the vCPU runs; with no argument, those that
     /// are blocked anyway.
     fn set_signal_mask<C: Caller>(&mut self, context: &Context<'_, H, V, C>) -> Answer {
@@ -253,15 +286,16 @@ impl<H: Hal, V: Vendor> State<H, V> {
         const SIZE: u32 = 8;
         const MASK: u64 = 4;
         let (caller, argument) = (context.caller, context.argument);
-        self.signals = if argument == 0 {
-            None
-        } else {
-            if u32::from_le_bytes(bytes::structure(caller, argument)?) != SIZE {
+        let mut signals = None;
+        if argument != 0 {
+            if word(caller, argument)? != SIZE {
                 return Err(Error::Invalid.into());
             }
-            let mask = bytes::structure(caller, argument.wrapping_add(MASK))?;
-            Some(u64::from_le_bytes(mask))
-        };
+            let mut mask = [0; SIZE as usize];
+            caller.copy_in(argument.wrapping_add(MASK), &mut mask)?;
+            signals = Some(u64::from_le_bytes(mask));
+        }
+        self.signals = signals;
         DONE
     }
 }

@@ -24,10 +24,14 @@ const RECORD: usize = size_of::<kvm_coalesced_mmio>() / WORD;
 /// How many records there are, one of which is always empty.
 pub const LENGTH: u32 = ((PAGE_SIZE as usize / WORD - RECORDS) / RECORD) as u32;
 
-const ADDRESS: usize = offset_of!(kvm_coalesced_mmio, phys_addr) / WORD;
-const SIZE: usize = offset_of!(kvm_coalesced_mmio, len) / WORD;
-const IS_PORT: usize = offset_of!(kvm_coalesced_mmio, __bindgen_anon_1) / WORD;
-const DATA: usize = offset_of!(kvm_coalesced_mmio, data) / WORD;
+// The order in which `append` writes the words of a record.
+const _: () = assert!(
+    offset_of!(kvm_coalesced_mmio, phys_addr) == 0
+        && offset_of!(kvm_coalesced_mmio, len) == 2 * WORD
+        && offset_of!(kvm_coalesced_mmio, __bindgen_anon_1) == 3 * WORD
+        && offset_of!(kvm_coalesced_mmio, data) == 4 * WORD
+        && RECORD == 6
+);
 
 /// Appends a write of up to eight bytes; whether there is room. One thread at a time.
 pub fn append(words: &Words, target: Target, bytes: &[u8]) -> bool {
@@ -48,18 +52,17 @@ pub fn append(words: &Words, target: Target, bytes: &[u8]) -> bool {
         *to = *from;
     }
     let data = u64::from_le_bytes(data);
-    let record = RECORDS + last as usize * RECORD;
-    for (at, value) in [
-        (ADDRESS, address as u32),
-        (ADDRESS + 1, (address >> 32) as u32),
-        (SIZE, bytes.len() as u32),
-        (IS_PORT, is_port),
-        (DATA, data as u32),
-        (DATA + 1, (data >> 32) as u32),
-    ] {
-        if let Some(word) = words.get(record + at) {
-            word.store(value, Ordering::Relaxed);
-        }
+    let record = words.get(RECORDS + last as usize * RECORD..);
+    let values = [
+        address as u32,
+        (address >> 32) as u32,
+        bytes.len() as u32,
+        is_port,
+        data as u32,
+        (data >> 32) as u32,
+    ];
+    for (word, value) in record.unwrap_or_default().iter().zip(values) {
+        word.store(value, Ordering::Relaxed);
     }
     if let Some(word) = words.get(LAST) {
         // Release: the owner that sees the counter sees the record.

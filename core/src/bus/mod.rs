@@ -25,7 +25,7 @@ use crate::lock_order::{BUS, WRITE_LOG};
 use crate::mem::{UserPage, boxed};
 use crate::once::OnceArray;
 use crate::published::Published;
-use table::Table;
+use table::{Edit, Table};
 
 pub use table::{Listener, Zone};
 
@@ -105,11 +105,7 @@ impl<H: Hal> Bus<H> {
     /// [`Error::Exists`] when some write would be for another listener too, [`Error::Full`],
     /// [`Error::NoMemory`].
     pub fn listen(&self, listener: Listener<H>) -> Result<(), Error> {
-        let mut listener = Some(listener);
-        self.change(&mut |table| match listener.take() {
-            Some(listener) => table.add_listener(&self.hal, listener),
-            None => Ok(()),
-        })
+        self.change(Edit::Listen(listener))
     }
 
     /// Takes a listener like this one away: its bell is not rung any more. May sleep; no lock
@@ -119,7 +115,7 @@ impl<H: Hal> Bus<H> {
     ///
     /// [`Error::NotFound`], [`Error::NoMemory`].
     pub fn forget(&self, listener: &Listener<H>) -> Result<(), Error> {
-        self.change(&mut |table| table.remove_listener(listener))
+        self.change(Edit::Forget(listener))
     }
 
     /// Keeps writes to this zone from now on. May sleep; no lock held.
@@ -128,7 +124,7 @@ impl<H: Hal> Bus<H> {
     ///
     /// [`Error::Full`], [`Error::NoMemory`].
     pub fn add_zone(&self, zone: Zone) -> Result<(), Error> {
-        self.change(&mut |table| table.add_zone(zone))
+        self.change(Edit::Add(zone))
     }
 
     /// Takes every zone away that has all of this one in it. May sleep; no lock held.
@@ -137,10 +133,7 @@ impl<H: Hal> Bus<H> {
     ///
     /// [`Error::NoMemory`].
     pub fn remove_zones(&self, zone: Zone) -> Result<(), Error> {
-        self.change(&mut |table| {
-            table.remove_zones(zone);
-            Ok(())
-        })
+        self.change(Edit::Remove(zone))
     }
 
     fn asked(&self) -> Option<&Asked<H>> {
@@ -148,23 +141,23 @@ impl<H: Hal> Bus<H> {
     }
 
     /// Changes a copy of the table, and puts it in the table's place unless that fails.
-    fn change(
-        &self,
-        edit: &mut dyn FnMut(&mut Table<H>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    #[inline(never)]
+    fn change(&self, edit: Edit<'_, H>) -> Result<(), Error> {
         let _changes = self.changes.lock();
-        let Some(asked) = self.asked() else {
-            let mut table = Table::new(&self.hal);
-            edit(&mut table)?;
+        let asked = self.asked();
+        let next = match asked {
+            Some(asked) => asked.table.read().edited(&self.hal, edit)?,
+            None => Table::new(&self.hal).edited(&self.hal, edit)?,
+        };
+        let next = boxed(&self.hal, next)?;
+        let Some(asked) = asked else {
             let mut asked = Some(Asked {
-                table: Published::new(&self.hal, [boxed(&self.hal, table)?])?,
+                table: Published::new(&self.hal, [next])?,
                 writer: Mutex::new(&self.hal, &WRITE_LOG, ())?,
             });
             return self.asked.fill(|_| asked.take());
         };
-        let mut next = asked.table.read().copy(&self.hal)?;
-        edit(&mut next)?;
-        asked.table.replace(0, boxed(&self.hal, next)?).wait();
+        asked.table.replace(0, next).wait();
         Ok(())
     }
 }

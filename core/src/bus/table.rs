@@ -6,7 +6,7 @@ use waterbear_hal::{Bell, Hal};
 
 use crate::Error;
 use crate::emulate::Target;
-use crate::mem::{Heap, Shared, Vec};
+use crate::mem::{Heap, Shared, Vec, edited, push, room};
 
 /// The most listeners of a VM. Each change copies them.
 pub const MAX_LISTENERS: usize = 1 << 12;
@@ -69,6 +69,18 @@ fn key(target: Target) -> (bool, u64) {
     }
 }
 
+/// What is changed in a table.
+pub enum Edit<'a, H: Hal> {
+    /// A listener comes.
+    Listen(Listener<H>),
+    /// The first listener like this one goes.
+    Forget(&'a Listener<H>),
+    /// A zone comes.
+    Add(Zone),
+    /// Every zone goes that has all of this one in it.
+    Remove(Zone),
+}
+
 /// What a VM's owner has asked for.
 pub struct Table<H: Hal> {
     /// In order of their addresses.
@@ -85,29 +97,52 @@ impl<H: Hal> Table<H> {
         }
     }
 
-    /// The same again.
+    /// The same, but for one thing.
     ///
     /// # Errors
     ///
-    /// [`Error::NoMemory`].
-    pub fn copy(&self, hal: &H) -> Result<Self, Error> {
-        let mut copy = Self::new(hal);
-        copy.listeners.try_reserve_exact(self.listeners.len() + 1)?;
-        copy.zones.try_reserve_exact(self.zones.len() + 1)?;
-        // Within the capacity just reserved.
-        copy.listeners.extend(self.listeners.iter().cloned());
-        copy.zones.extend_from_slice(&self.zones);
-        Ok(copy)
+    /// [`Error::NoMemory`], and those of [`Bus`](super::Bus)'s functions.
+    pub fn edited(&self, hal: &H, edit: Edit<'_, H>) -> Result<Self, Error> {
+        let (mut added, mut gone, mut emptied) = (None, None, None);
+        let mut zones = room(hal, self.zones.len() + 1)?;
+        match edit {
+            Edit::Listen(new) => {
+                if self.at(new.target).any(|other| other.meets(&new)) {
+                    return Err(Error::Exists);
+                }
+                if self.listeners.len() >= MAX_LISTENERS {
+                    return Err(Error::Full);
+                }
+                added = Some((self.place(new.target), Shared::new(hal, new)?));
+            }
+            Edit::Forget(old) => {
+                let place = self.listeners.iter().position(|other| other.is(old));
+                gone = Some(place.ok_or(Error::NotFound)?);
+            }
+            Edit::Add(_) if self.zones.len() >= MAX_ZONES => return Err(Error::Full),
+            Edit::Add(new) => push(&mut zones, new),
+            Edit::Remove(old) => emptied = Some(old),
+        }
+        for other in &self.zones {
+            if !emptied.is_some_and(|zone| other.has(zone.start, zone.size.into())) {
+                push(&mut zones, *other);
+            }
+        }
+        let listeners = edited(hal, &self.listeners, gone, added)?;
+        Ok(Self { listeners, zones })
+    }
+
+    /// Where the listeners at an address begin.
+    fn place(&self, target: Target) -> usize {
+        let wanted = key(target);
+        self.listeners
+            .partition_point(|listener| key(listener.target) < wanted)
     }
 
     /// The listeners at an address.
     fn at(&self, target: Target) -> impl Iterator<Item = &Listener<H>> {
-        let wanted = key(target);
-        let first = self
-            .listeners
-            .partition_point(|listener| key(listener.target) < wanted);
         self.listeners
-            .get(first..)
+            .get(self.place(target)..)
             .unwrap_or_default()
             .iter()
             .map(|listener| &**listener)
@@ -139,59 +174,5 @@ impl<H: Hal> Table<H> {
     /// Whether all of these bytes are in one zone.
     pub fn has_zone(&self, target: Target, length: u64) -> bool {
         self.zones.iter().any(|zone| zone.has(target, length))
-    }
-
-    /// Adds a listener.
-    ///
-    /// # Errors
-    ///
-    /// As [`Bus::listen`](super::Bus::listen).
-    pub fn add_listener(&mut self, hal: &H, listener: Listener<H>) -> Result<(), Error> {
-        if self.at(listener.target).any(|other| other.meets(&listener)) {
-            return Err(Error::Exists);
-        }
-        if self.listeners.len() >= MAX_LISTENERS {
-            return Err(Error::Full);
-        }
-        self.listeners.try_reserve(1)?;
-        let wanted = key(listener.target);
-        let place = self
-            .listeners
-            .partition_point(|other| key(other.target) <= wanted);
-        // Within the capacity just reserved.
-        self.listeners.insert(place, Shared::new(hal, listener)?);
-        Ok(())
-    }
-
-    /// Takes a listener away.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`].
-    pub fn remove_listener(&mut self, listener: &Listener<H>) -> Result<(), Error> {
-        let place = self.listeners.iter().position(|other| other.is(listener));
-        // In range: just found.
-        self.listeners.remove(place.ok_or(Error::NotFound)?);
-        Ok(())
-    }
-
-    /// Adds a zone.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::NoMemory`].
-    pub fn add_zone(&mut self, zone: Zone) -> Result<(), Error> {
-        if self.zones.len() >= MAX_ZONES {
-            return Err(Error::Full);
-        }
-        self.zones.try_reserve(1)?;
-        self.zones.push(zone);
-        Ok(())
-    }
-
-    /// Takes every zone away that has all of this one in it.
-    pub fn remove_zones(&mut self, zone: Zone) {
-        self.zones
-            .retain(|other| !other.has(zone.start, zone.size.into()));
     }
 }

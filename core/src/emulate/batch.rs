@@ -4,12 +4,10 @@
 //! costs more than all the accesses. So the owner gets as many as are in one page of the guest's
 //! memory.
 use super::cpu::{Cpu, mask};
-use super::execute::retire;
 use super::instruction::{Instruction, Map, Prefixes};
 use super::machine::Machine;
-use super::operation::Place;
-use super::port::check_port;
-use super::strings::plan;
+use super::operand::Kind;
+use super::operation::Plan;
 use crate::arch::Rflags;
 use crate::regs::Regs;
 
@@ -51,63 +49,53 @@ pub fn batch(instruction: &Instruction, machine: &mut impl Machine) -> Option<Ba
     if !is_port_string(instruction) || !instruction.prefixes.intersects(repeats) || steps {
         return None;
     }
-    let cpu = Cpu::new(instruction, machine);
-    let found = find(&cpu)?;
-    check_port(&cpu, machine, found.port, found.size).ok()?;
-    Some(found)
+    Cpu::new(instruction, machine).batch()
 }
 
-// Once in the module, not once per vendor.
-#[inline(never)]
-fn find(cpu: &Cpu<'_>) -> Option<Batch> {
-    let width = cpu.instruction.address_size;
-    let left = cpu.register(Regs::RCX as u8, width);
-    let down = cpu.regs.rflags & Rflags::DF.bits() != 0;
-    let plan = plan(cpu).ok()?;
-    let (input, port, first) = match (plan.source, plan.target) {
-        (Place::Port(port), Place::Memory(first)) => (true, port, first),
-        (Place::Memory(first), Place::Port(port)) => (false, port, first),
-        _ => return None,
-    };
-    let index = if input { Regs::RDI } else { Regs::RSI };
-    let offset = cpu.register(index as u8, width);
-    let size = u64::from(plan.source_size);
-    let beyond = size.checked_sub(1)?;
-    // How far the page goes, and the addresses.
-    let in_page = first & 0xfff;
-    let room = if down {
-        in_page.min(offset)
-    } else {
-        let page = 0xfff_u64.checked_sub(in_page.checked_add(beyond)?)?;
-        page.min(mask(width).checked_sub(offset)?.checked_sub(beyond)?)
-    };
-    if in_page + beyond > 0xfff {
-        return None;
+impl<M: Machine> Cpu<'_, M> {
+    fn batch(&mut self) -> Option<Batch> {
+        let (input, port, first, size) = self.ends()?;
+        let index = if input { Regs::RDI } else { Regs::RSI };
+        let width = self.instruction.address_size;
+        let offset = self.register(index as u8, width);
+        let down = self.regs.rflags & Rflags::DF.bits() != 0;
+        let beyond = u64::from(size).checked_sub(1)?;
+        let in_page = first & 0xfff;
+        // The bytes from the operand's beginning to the page's end, or to that of the addresses.
+        let to_end = (0xfff ^ in_page).min(mask(width) ^ offset);
+        let after = to_end.checked_sub(beyond)?;
+        let room = if down { in_page.min(offset) } else { after };
+        // At most a page of them.
+        let more = room.checked_div(size.into())?;
+        let count = (more + 1).min(self.count());
+        if count < 2 {
+            return None;
+        }
+        // All between the first and the last are where these are.
+        self.advance(size, count - 1);
+        let (.., last, _) = self.ends()?;
+        self.check_port(port.into(), size).ok()?;
+        Some(Batch {
+            port,
+            size,
+            input,
+            count: count as u16,
+            linear: first.min(last),
+            down,
+        })
     }
-    // At most a page of them.
-    let count = (room.checked_div(size)? + 1).min(left);
-    if count < 2 {
-        return None;
+
+    /// Whether the next iteration is input, the port, the address, and bytes.
+    fn ends(&mut self) -> Option<(bool, u16, u64, u8)> {
+        let Plan { source, target, .. } = self.plan().ok()?;
+        let input = source.kind == Kind::Port;
+        let (port, memory) = if input {
+            (source, target)
+        } else {
+            (target, source)
+        };
+        Some((input, port.value as u16, memory.value, source.size))
     }
-    let distance = (count - 1) * size;
-    let last = if down {
-        offset.wrapping_sub(distance)
-    } else {
-        offset.wrapping_add(distance)
-    };
-    let last = if input {
-        cpu.linear_extra(last, plan.source_size, true)
-    } else {
-        cpu.linear(last, plan.source_size, false)
-    };
-    Some(Batch {
-        port,
-        size: plan.source_size,
-        input,
-        count: u16::try_from(count).ok()?,
-        linear: first.min(last.ok()?),
-        down,
-    })
 }
 
 /// The accesses have been made: the registers go on, and RIP when they were the last.
@@ -115,8 +103,8 @@ pub fn finish_batch(instruction: &Instruction, batch: &Batch, machine: &mut impl
     let mut cpu = Cpu::new(instruction, machine);
     cpu.advance(batch.size, batch.count.into());
     if cpu.count() == 0 {
-        retire(&mut cpu, machine);
+        cpu.retire();
     } else {
-        *machine.regs() = cpu.regs;
+        cpu.keep_registers();
     }
 }

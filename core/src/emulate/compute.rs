@@ -1,10 +1,13 @@
 //! What becomes of an instruction's operands: values in, values out.
-use super::alu::{self, Alu, holds, sign_extend};
-use super::cpu::{Cpu, mask};
-use super::machine::Stop;
-use super::operation::{Op, Place, Plan};
-use super::{bits, multiply, shift};
-use crate::arch::{Exception, Rflags};
+use super::alu::{CF, OF, STATUS, ZF, apply, holds, result_flags, sign_extend, when};
+use super::cpu::{Cpu, Stopped, mask};
+use super::instruction::Map;
+use super::machine::Machine;
+use super::multiply::{divide, widen};
+use super::operand::{Kind, Place};
+use super::operation::{Plan, op};
+use super::shift::shift;
+use crate::arch::Exception;
 use crate::regs::Regs;
 
 const AX: u8 = Regs::RAX as u8;
@@ -12,170 +15,206 @@ const CX: u8 = Regs::RCX as u8;
 const DX: u8 = Regs::RDX as u8;
 const BX: u8 = Regs::RBX as u8;
 
-/// Computes the new value of the target from its old one and the source's, and changes the copy of
-/// the registers.
-// Once in the module, not once per vendor.
-#[inline(never)]
-pub(super) fn compute(
-    cpu: &mut Cpu<'_>,
-    plan: &Plan,
-    source: [u64; 2],
-    old: [u64; 2],
-) -> Result<[u64; 2], Stop> {
-    let [from, from_high] = source;
-    let [to, to_high] = old;
-    let size = plan.target_size;
-    let rflags = cpu.regs.rflags;
-    let (value, new_flags) = match plan.op {
-        Op::Nothing => (to, rflags),
-        Op::Alu(alu) => alu.apply(to, from, rflags, size),
-        Op::Compare => Alu::Cmp.apply(from, to, rflags, size),
-        Op::Test => Alu::And.apply(to, from, rflags, size),
-        Op::Not => (!to & mask(size), rflags),
-        Op::Neg => Alu::Sub.apply(0, to, rflags, size),
-        Op::Inc => alu::step(to, false, rflags, size),
-        Op::Dec => alu::step(to, true, rflags, size),
-        Op::Move => return Ok(source),
-        Op::MoveSigned => (sign_extend(from, plan.source_size), rflags),
-        Op::MoveReversed => {
-            let unused = 64_u32.saturating_sub(u32::from(size) * 8);
-            (from.swap_bytes() >> (unused & 63), rflags)
-        }
-        Op::Exchange => {
-            cpu.set_source(plan, to);
-            (from, rflags)
-        }
-        Op::ExchangeAdd => {
-            let (sum, flags) = Alu::Add.apply(to, from, rflags, size);
-            cpu.set_source(plan, to);
-            (sum, flags)
-        }
-        Op::CompareExchange => {
-            let expected = cpu.register(AX, size);
-            let (_, flags) = Alu::Cmp.apply(expected, to, rflags, size);
-            if expected == to {
-                (from, flags)
-            } else {
-                cpu.set_register(AX, size, to);
+impl<M: Machine> Cpu<'_, M> {
+    /// Makes the target's old value its new one, and changes the copy of the registers.
+    #[inline(never)]
+    pub(super) fn compute(
+        &mut self,
+        plan: &Plan,
+        source: u128,
+        target: &mut u128,
+    ) -> Result<(), Stopped> {
+        let (from, to) = (source as u64, *target as u64);
+        let size = plan.target.size;
+        let (number, a, b) = match plan.op {
+            op::ADD..=op::CMP => (plan.op, to, from),
+            op::TEST | op::TEST_TOO => (op::AND, to, from),
+            op::COMPARE => (op::CMP, from, to),
+            op::NEG => (op::SUB, 0, to),
+            op::INC => (op::ADD, to, 1),
+            op::DEC => (op::SUB, to, 1),
+            op::EXCHANGE_ADD => (op::ADD, to, from),
+            op::COMPARE_EXCHANGE => (op::CMP, self.register(AX, size), to),
+            _ => return self.compute_other(plan, source, target),
+        };
+        let before = self.regs.rflags;
+        let (mut value, mut flags) = apply(number, a, b, before, size);
+        match plan.op {
+            op::INC | op::DEC => flags = flags & !CF | before & CF,
+            op::EXCHANGE_ADD => self.set_source(plan.source, to),
+            op::COMPARE_EXCHANGE if a == b => value = from,
+            op::COMPARE_EXCHANGE => {
+                self.set_register(AX, size, to);
                 // A register stays, with its upper half; memory is written in any case.
-                cpu.keep_target = matches!(plan.target, Place::Register(_));
-                (to, flags)
+                self.keep_target = plan.target.kind == Kind::Register;
+                value = to;
             }
+            _ => {}
         }
-        Op::CompareExchangePair => return Ok(compare_exchange_pair(cpu, size, old)),
-        Op::Bit(number) => bits::test(number, to, from, rflags, size),
-        Op::Shift(number) => shift::shift(number, to, from, rflags, size),
-        Op::ShiftDouble { right } => {
-            let count = match cpu.instruction.opcode & 1 {
-                0 => cpu.instruction.immediate,
-                _ => cpu.register(CX, 1),
-            };
-            shift::double(right, to, from, count, rflags, size)
-        }
-        Op::Multiply { signed } => {
-            let product = multiply::wide(cpu.register(AX, size), from, signed, rflags, size);
-            cpu.set_pair(product.low, product.high, size);
-            (0, product.rflags)
-        }
-        Op::MultiplySigned { immediate } => {
-            let factor = if immediate {
-                cpu.instruction.immediate
-            } else {
-                to
-            };
-            let product = multiply::wide(factor & mask(size), from, true, rflags, size);
-            (product.low, product.rflags)
-        }
-        Op::Divide { signed } => {
-            let (low, high) = cpu.pair(size);
-            let result = multiply::divide(low, high, from, signed, size);
-            let Some((quotient, remainder)) = result else {
-                return Err(Stop::Exception(Exception::plain(Exception::DE)));
-            };
-            cpu.set_pair(quotient, remainder, size);
-            (0, rflags)
-        }
-        Op::Set => (u64::from(holds(cpu.instruction.opcode, rflags)), rflags),
-        Op::ConditionalMove => {
-            let moves = holds(cpu.instruction.opcode, rflags);
-            (if moves { from } else { to }, rflags)
-        }
-        Op::BitScan { reverse } => match bits::scan(from, reverse) {
-            Some(bit) => (bit, rflags & !Rflags::ZF.bits()),
-            None => {
-                // The target stays, with its upper half.
-                cpu.regs.rflags |= Rflags::ZF.bits();
-                cpu.keep_target = true;
-                return Ok(old);
+        self.regs.rflags = flags;
+        *target = value.into();
+        Ok(())
+    }
+
+    /// The same for what is not of group 1 or like it.
+    fn compute_other(
+        &mut self,
+        plan: &Plan,
+        source: u128,
+        target: &mut u128,
+    ) -> Result<(), Stopped> {
+        let (from, to) = (source as u64, *target as u64);
+        let size = plan.target.size;
+        let opcode = self.instruction.opcode;
+        let before = self.regs.rflags;
+        let bits = u32::from(size).wrapping_mul(8);
+        let mut flags = before;
+        let value = match plan.op {
+            op::MOVE => {
+                *target = source;
+                return Ok(());
             }
-        },
-        Op::TrailingZeros => bits::count(bits::trailing(from, size), rflags, size),
-        Op::LeadingZeros => bits::count(bits::leading(from, size), rflags, size),
-        Op::PopCount => (
-            u64::from(from.count_ones()),
-            rflags & !alu::STATUS | alu::when(from == 0, Rflags::ZF.bits()),
-        ),
-        Op::Call => {
-            let back = cpu.next;
-            cpu.branch(from, plan.target_size)?;
-            (back, rflags)
-        }
-        Op::Jump => {
-            cpu.branch(from, plan.source_size)?;
-            (0, rflags)
-        }
-        Op::LowHalf => return Ok([from, to_high]),
-        Op::HighHalf => return Ok([to, from]),
-        Op::FromHighHalf => return Ok([from_high, 0]),
-    };
-    cpu.regs.rflags = new_flags;
-    Ok([value, 0])
-}
-
-/// CMPXCHG8B and CMPXCHG16B.
-fn compare_exchange_pair(cpu: &mut Cpu<'_>, size: u8, [low, high]: [u64; 2]) -> [u64; 2] {
-    let half = size / 2;
-    let joined = |low: u64, high: u64| match half {
-        4 => [low | high << 32, 0],
-        _ => [low, high],
-    };
-    let expected = joined(cpu.register(AX, half), cpu.register(DX, half));
-    if expected == [low, high] {
-        cpu.regs.rflags |= Rflags::ZF.bits();
-        return joined(cpu.register(BX, half), cpu.register(CX, half));
+            op::LOW_HALF => {
+                *target = *target >> 64 << 64 | u128::from(from);
+                return Ok(());
+            }
+            op::HIGH_HALF => {
+                *target = u128::from(to) | u128::from(from) << 64;
+                return Ok(());
+            }
+            op::COMPARE_EXCHANGE_PAIR => {
+                let half = size / 2;
+                let equal = self.pair(AX, DX, half) == *target;
+                if equal {
+                    *target = self.pair(BX, CX, half);
+                } else {
+                    self.set_pair(*target, half);
+                }
+                self.regs.rflags = before & !ZF | when(equal, ZF);
+                return Ok(());
+            }
+            op::FROM_HIGH_HALF => (source >> 64) as u64,
+            op::NOT => !to,
+            op::MOVE_SIGNED => sign_extend(from, plan.source.size),
+            op::MOVE_REVERSED => from.swap_bytes() >> (bits.wrapping_neg() & 63),
+            op::EXCHANGE => {
+                self.set_source(plan.source, to);
+                from
+            }
+            op::BIT_TEST..=op::BIT_COMPLEMENT => {
+                let bit = 1 << (from & u64::from(bits.wrapping_sub(1) & 63));
+                flags = before & !CF | when(to & bit != 0, CF);
+                match plan.op {
+                    op::BIT_TEST => to,
+                    op::BIT_SET => to | bit,
+                    op::BIT_RESET => to & !bit,
+                    _ => to ^ bit,
+                }
+            }
+            op::SHIFT..=op::SHIFT_DOUBLE_RIGHT => {
+                let count = match plan.op {
+                    op::SHIFT_DOUBLE_LEFT | op::SHIFT_DOUBLE_RIGHT if opcode & 1 == 0 => {
+                        self.instruction.immediate
+                    }
+                    op::SHIFT_DOUBLE_LEFT | op::SHIFT_DOUBLE_RIGHT => self.register(CX, 1),
+                    _ => from,
+                };
+                let number = plan.op - op::SHIFT;
+                let (value, new) = shift(number, to, count, from, before, size);
+                flags = new;
+                value
+            }
+            op::MULTIPLY | op::MULTIPLY_SIGNED | op::MULTIPLY_SHORT => {
+                let signed = plan.op != op::MULTIPLY;
+                let (a, b) = match (plan.op, self.instruction.map) {
+                    (op::MULTIPLY_SHORT, Map::Primary) => (self.instruction.immediate, from),
+                    (op::MULTIPLY_SHORT, _) => (to, from),
+                    _ => (self.register(AX, size), to),
+                };
+                let product =
+                    widen(a & mask(size), signed, size).wrapping_mul(widen(b, signed, size));
+                let low = product as u64 & mask(size);
+                // Whether the upper half matters.
+                let fits = widen(low, signed, size) == product;
+                flags = before & !STATUS | result_flags(low, size) & !ZF | when(!fits, CF | OF);
+                if plan.op != op::MULTIPLY_SHORT {
+                    self.set_pair(product, size);
+                }
+                low
+            }
+            op::DIVIDE | op::DIVIDE_SIGNED => {
+                let dividend = self.pair(AX, DX, size);
+                let (low, high) = (dividend as u64 & mask(size), (dividend >> bits) as u64);
+                let signed = plan.op == op::DIVIDE_SIGNED;
+                let Some((quotient, remainder)) = divide(low, high, to, signed, size) else {
+                    return Err(self.raise(Exception::plain(Exception::DE)));
+                };
+                let low = u128::from(quotient & mask(size));
+                self.set_pair(low | u128::from(remainder) << bits, size);
+                0
+            }
+            op::SET => holds(opcode, before).into(),
+            op::CONDITIONAL_MOVE if holds(opcode, before) => from,
+            op::SCAN_FORWARD | op::SCAN_REVERSE => {
+                flags = before & !ZF | when(from == 0, ZF);
+                // Without a bit the target stays, with its upper half.
+                self.keep_target = from == 0;
+                let bit = if plan.op == op::SCAN_FORWARD {
+                    from.trailing_zeros()
+                } else {
+                    63_u32.wrapping_sub(from.leading_zeros())
+                };
+                bit.into()
+            }
+            op::TRAILING_ZEROS | op::LEADING_ZEROS => {
+                let zeros = if plan.op == op::TRAILING_ZEROS {
+                    from.trailing_zeros().min(bits)
+                } else {
+                    from.leading_zeros().wrapping_add(bits).wrapping_sub(64)
+                };
+                flags = before & !STATUS | when(from == 0, CF) | when(zeros == 0, ZF);
+                zeros.into()
+            }
+            op::POP_COUNT => {
+                flags = before & !STATUS | when(from == 0, ZF);
+                from.count_ones().into()
+            }
+            op::CALL => {
+                let back = self.next;
+                self.branch(from, size)?;
+                back
+            }
+            op::JUMP => {
+                self.branch(from, size)?;
+                0
+            }
+            _ => to,
+        };
+        self.regs.rflags = flags;
+        *target = value.into();
+        Ok(())
     }
-    cpu.regs.rflags &= !Rflags::ZF.bits();
-    let (first, second) = match half {
-        4 => (low & mask(4), low >> 32),
-        _ => (low, high),
-    };
-    cpu.set_register(AX, half, first);
-    cpu.set_register(DX, half, second);
-    [low, high]
-}
 
-impl Cpu<'_> {
-    fn set_source(&mut self, plan: &Plan, value: u64) {
-        if let Place::Register(number) = plan.source {
-            self.set_register(number, plan.source_size, value);
-        }
+    fn set_source(&mut self, source: Place, value: u64) {
+        self.set_register(source.value as u8, source.size, value);
     }
 
-    /// RDX:RAX, or AX for bytes, as two halves.
-    fn pair(&self, size: u8) -> (u64, u64) {
-        if size == 1 {
-            let ax = self.register(AX, 2);
-            return (ax & 0xff, ax >> 8);
+    /// Two registers as the lower and the upper half of one; AX for halves of one byte.
+    fn pair(&self, low: u8, high: u8, half: u8) -> u128 {
+        if half == 1 {
+            return self.register(AX, 2).into();
         }
-        (self.register(AX, size), self.register(DX, size))
+        let bits = u32::from(half) * 8;
+        u128::from(self.register(low, half)) | u128::from(self.register(high, half)) << (bits & 127)
     }
 
-    fn set_pair(&mut self, low: u64, high: u64, size: u8) {
-        if size == 1 {
-            self.set_register(AX, 2, low & 0xff | (high & 0xff) << 8);
-        } else {
-            self.set_register(AX, size, low);
-            self.set_register(DX, size, high);
+    /// Sets RDX:RAX, or AX.
+    fn set_pair(&mut self, value: u128, half: u8) {
+        if half == 1 {
+            return self.set_register(AX, 2, value as u64);
         }
+        let bits = u32::from(half) * 8;
+        self.set_register(AX, half, value as u64);
+        self.set_register(DX, half, (value >> (bits & 127)) as u64);
     }
 }

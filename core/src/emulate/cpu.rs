@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM volume 3, "Protection" and "Alignment Check Exception"; AMD APM volume 2,
 //! "Segmented Virtual Memory".
-use super::instruction::{CodeSize, Instruction, Map, Memory, Prefixes};
+use super::instruction::{CodeSize, Instruction, Prefixes};
 use super::machine::{Machine, Stop};
 use crate::arch::{Attributes, Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentName};
 use crate::regs::Regs;
@@ -18,187 +18,84 @@ pub fn code_size(efer: Efer, cs: &Segment) -> CodeSize {
     }
 }
 
+/// The instruction did not happen; [`Cpu::why`] says why.
+pub(super) struct Stopped;
+
 /// An instruction and the state it works on. What it does is done to a copy of the registers.
-pub(super) struct Cpu<'a> {
+pub(super) struct Cpu<'a, M> {
     pub(super) instruction: &'a Instruction,
+    pub(super) machine: &'a mut M,
     pub(super) regs: Regs,
     /// Where RIP goes.
     pub(super) next: u64,
-    /// The guest has the feature that the instruction's meaning depends on.
-    pub(super) has_feature: bool,
+    /// Why the instruction stops, where it does.
+    pub(super) why: Stop,
     /// The target stays as it is.
     pub(super) keep_target: bool,
-    pub(super) cpl: u8,
     /// 64-bit mode.
     pub(super) long: bool,
-    /// Segments have types and exceptions have error codes.
-    protected: bool,
-    checks_alignment: bool,
-    /// Bits of a linear address in 64-bit mode.
-    linear_bits: u32,
-    /// The stack segment and ES, where the instruction uses them by itself, and that of its memory
-    /// operand.
-    stack: Segment,
-    extra: Segment,
-    operand: Segment,
-    /// The segment of the memory operand.
-    name: SegmentName,
-    /// The limit of CS.
-    code_limit: u32,
-    /// The selector that a MOV stores; none for other instructions.
-    pub(super) selector: Option<u16>,
 }
 
-impl<'a> Cpu<'a> {
-    /// Fetches what the instruction needs to know.
-    pub(super) fn new(instruction: &'a Instruction, machine: &mut impl Machine) -> Self {
-        let (cr0, efer) = (machine.cr0(), machine.efer());
+impl<'a, M: Machine> Cpu<'a, M> {
+    /// At the machine's RIP.
+    #[inline(never)]
+    pub(super) fn new(instruction: &'a Instruction, machine: &'a mut M) -> Self {
         let cs = machine.segment(SegmentName::Cs);
-        let long = code_size(efer, &cs) == CodeSize::Bits64;
+        let long = code_size(machine.efer(), &cs) == CodeSize::Bits64;
         let regs = *machine.regs();
-        let cpl = machine.cpl();
         let next = regs.rip.wrapping_add(u64::from(instruction.length));
-        let rflags = Rflags::from_bits_retain(regs.rflags);
-        let (stack, extra) = super::operation::implied_segments(instruction);
-        let name = match instruction.memory {
-            Some(memory) => memory.segment,
-            None => instruction.segment.unwrap_or(SegmentName::Ds),
-        };
-        let mut fetch = |needed: bool, name| {
-            let has_base = !long || matches!(name, SegmentName::Fs | SegmentName::Gs);
-            if needed && has_base {
-                machine.segment(name)
-            } else {
-                Segment::default()
-            }
-        };
-        let stack = fetch(stack, SegmentName::Ss);
-        let xlat = instruction.map == Map::Primary && instruction.opcode == 0xd7;
-        let operand = fetch(instruction.memory.is_some() || extra || xlat, name);
-        let extra = fetch(extra, SegmentName::Es);
-        let stores_selector = instruction.map == Map::Primary && instruction.opcode == 0x8c;
-        let stored = SegmentName::ALL.get(usize::from(instruction.extension()));
-        let selector = match stored {
-            // The first six have numbers in instructions.
-            Some(&name) if stores_selector && instruction.extension() < 6 => {
-                Some(machine.segment(name).selector)
-            }
-            _ => None,
-        };
-        let la57 = long && machine.cr4().contains(Cr4::LA57);
         Self {
             instruction,
+            machine,
             regs,
             next: if long { next } else { next & mask(4) },
-            has_feature: true,
+            why: Stop::Unsupported,
             keep_target: false,
-            cpl,
             long,
-            protected: cr0.contains(Cr0::PE) && !rflags.contains(Rflags::VM),
-            checks_alignment: cpl == 3 && cr0.contains(Cr0::AM) && rflags.contains(Rflags::AC),
-            linear_bits: if la57 { 57 } else { 48 },
-            stack,
-            extra,
-            operand,
-            name,
-            code_limit: cs.limit,
-            selector,
         }
     }
 
     /// A general register's low bytes.
     #[inline(never)]
     pub(super) fn register(&self, number: u8, size: u8) -> u64 {
-        if self.is_high_byte(number, size) {
-            return self.general(number & 3) >> 8 & 0xff;
-        }
-        self.general(number) & mask(size)
+        let (number, shift) = self.place(number, size);
+        self.general(number) >> shift & mask(size)
     }
 
     /// Sets a general register's low bytes. Four of them clear the upper half.
     #[inline(never)]
     pub(super) fn set_register(&mut self, number: u8, size: u8, value: u64) {
-        let (number, shift) = if self.is_high_byte(number, size) {
+        let (number, shift) = self.place(number, size);
+        let kept = if size == 4 {
+            u64::MAX
+        } else {
+            mask(size) << shift
+        };
+        let value = (value & mask(size)) << shift;
+        self.regs.set(number, self.general(number) & !kept | value);
+    }
+
+    /// A register's number and its lowest bit: AH, CH, DH and BH are in the first four.
+    fn place(&self, number: u8, size: u8) -> (u8, u32) {
+        if size == 1 && matches!(number, 4..=7) && !self.instruction.has(Prefixes::REX) {
             (number & 3, 8)
         } else {
-            (number & 15, 0)
-        };
-        let Some(register) = self.regs.general.get_mut(usize::from(number)) else {
-            return;
-        };
-        if size == 4 {
-            *register = value & mask(4);
-        } else {
-            *register = *register & !(mask(size) << shift) | (value & mask(size)) << shift;
+            (number, 0)
         }
     }
 
-    /// AH, CH, DH or BH.
-    fn is_high_byte(&self, number: u8, size: u8) -> bool {
-        size == 1 && matches!(number, 4..=7) && !self.instruction.has(Prefixes::REX)
-    }
-
-    fn general(&self, number: u8) -> u64 {
-        let register = self.regs.general.get(usize::from(number & 15));
-        register.copied().unwrap_or(0)
-    }
-
-    /// An operand's offset in its segment.
-    pub(super) fn offset(&self, memory: &Memory) -> u64 {
-        self.offset_by(memory, 0)
-    }
-
-    /// The same, `distance` bytes further.
-    pub(super) fn offset_by(&self, memory: &Memory, distance: u64) -> u64 {
-        let register = |number: Option<u8>| number.map_or(0, |n| self.general(n));
-        let mut offset = memory
-            .displacement
-            .wrapping_add(distance)
-            .wrapping_add(register(memory.base))
-            .wrapping_add(register(memory.index) << (memory.scale & 3));
-        if memory.rip_relative {
-            offset = offset.wrapping_add(self.next);
-        }
-        offset & mask(self.instruction.address_size)
-    }
-
-    /// The linear address of an operand in the instruction's own segment.
-    #[inline(never)]
-    pub(super) fn linear(&self, offset: u64, size: u8, write: bool) -> Result<u64, Stop> {
-        self.translate(&self.operand, self.name, offset, size, write)
-    }
-
-    /// The same in ES.
-    pub(super) fn linear_extra(&self, offset: u64, size: u8, write: bool) -> Result<u64, Stop> {
-        self.translate(&self.extra, SegmentName::Es, offset, size, write)
-    }
-
-    /// Moves the stack pointer down and returns where the operand goes.
-    pub(super) fn push(&mut self, size: u8) -> Result<u64, Stop> {
-        let width = self.stack_size();
-        let top = self.register(Regs::RSP as u8, width);
-        let new = top.wrapping_sub(u64::from(size)) & mask(width);
-        self.set_register(Regs::RSP as u8, width, new);
-        self.translate(&self.stack, SegmentName::Ss, new, size, true)
-    }
-
-    /// Returns where the operand is and moves the stack pointer up, by `more` bytes more.
-    pub(super) fn pop(&mut self, size: u8, more: u64) -> Result<u64, Stop> {
-        let width = self.stack_size();
-        let top = self.register(Regs::RSP as u8, width);
-        let linear = self.translate(&self.stack, SegmentName::Ss, top, size, false)?;
-        let new = top.wrapping_add(u64::from(size)).wrapping_add(more);
-        self.set_register(Regs::RSP as u8, width, new);
-        Ok(linear)
+    /// All of a general register.
+    pub(super) fn general(&self, number: u8) -> u64 {
+        self.regs.get(number)
     }
 
     /// Makes the program go on at `to`, an offset of `size` bytes.
-    pub(super) fn branch(&mut self, to: u64, size: u8) -> Result<(), Stop> {
+    pub(super) fn branch(&mut self, to: u64, size: u8) -> Result<(), Stopped> {
         let to = to & mask(size);
         let outside = if self.long {
             !self.is_canonical(to)
         } else {
-            to > u64::from(self.code_limit)
+            to > u64::from(self.segment(SegmentName::Cs).limit)
         };
         if outside {
             return Err(self.fault(Exception::GP));
@@ -207,95 +104,125 @@ impl<'a> Cpu<'a> {
         Ok(())
     }
 
-    /// Whether PUSHF may: in virtual-8086 mode it is for IOPL 3.
-    pub(super) fn may_push_flags(&self) -> bool {
-        let rflags = Rflags::from_bits_retain(self.regs.rflags);
-        !rflags.contains(Rflags::VM) || rflags.contains(Rflags::IOPL)
-    }
-
-    fn stack_size(&self) -> u8 {
+    pub(super) fn stack_size(&mut self) -> u8 {
         if self.long {
-            8
-        } else if self.stack.attributes.contains(Attributes::BIG) {
+            return 8;
+        }
+        let stack = self.segment(SegmentName::Ss).attributes;
+        if stack.contains(Attributes::BIG) {
             4
         } else {
             2
         }
     }
 
-    /// Checks an operand of up to 16 bytes against its segment.
-    fn translate(
-        &self,
-        segment: &Segment,
+    #[inline(never)]
+    pub(super) fn segment(&mut self, name: SegmentName) -> Segment {
+        self.machine.segment(name)
+    }
+
+    /// The linear address of an operand of up to 16 bytes, checked against its segment.
+    #[inline(never)]
+    pub(super) fn linear(
+        &mut self,
         name: SegmentName,
         offset: u64,
         size: u8,
         write: bool,
-    ) -> Result<u64, Stop> {
+    ) -> Result<u64, Stopped> {
+        let has_base = !self.long || matches!(name, SegmentName::Fs | SegmentName::Gs);
+        let segment = if has_base {
+            self.segment(name)
+        } else {
+            Segment::default()
+        };
         let vector = if name == SegmentName::Ss {
             Exception::SS
         } else {
             Exception::GP
         };
         let beyond = u64::from(size.saturating_sub(1));
-        let linear = if self.long {
-            let linear = segment.base.wrapping_add(offset);
+        let mut linear = segment.base.wrapping_add(offset);
+        if self.long {
             let last = linear.wrapping_add(beyond);
             if !self.is_canonical(linear) || !self.is_canonical(last) {
                 return Err(self.fault(vector));
             }
-            linear
         } else {
-            self.check_kind(segment, vector, write)?;
-            if !is_inside(segment, offset, offset.saturating_add(beyond)) {
+            linear &= mask(4);
+            if self.is_protected() {
+                if !segment.attributes.contains(Attributes::PRESENT) {
+                    return Err(self.fault(vector));
+                }
+                if !allows(segment.attributes, write) {
+                    return Err(self.fault(Exception::GP));
+                }
+            }
+            if !is_inside(&segment, offset, offset.saturating_add(beyond)) {
                 return Err(self.fault(vector));
             }
-            segment.base.wrapping_add(offset) & mask(4)
-        };
+        }
         // Larger operands have rules of their own.
-        if self.checks_alignment && size <= 8 && linear & beyond != 0 {
-            return Err(Stop::Exception(Exception::with_error(Exception::AC, 0)));
+        if size <= 8 && linear & beyond != 0 && self.checks_alignment() {
+            return Err(self.raise(Exception::with_error(Exception::AC, 0)));
         }
         Ok(linear)
     }
 
-    fn check_kind(&self, segment: &Segment, vector: u8, write: bool) -> Result<(), Stop> {
-        if !self.protected {
-            return Ok(());
-        }
-        let attributes = segment.attributes;
-        if !attributes.contains(Attributes::PRESENT) {
-            return Err(self.fault(vector));
-        }
-        let code = attributes.contains(Attributes::CODE);
-        let more = attributes.contains(Attributes::WRITABLE_OR_READABLE);
-        let allowed = match (code, write) {
-            (true, true) => false,
-            (true, false) => more,
-            (false, true) => more,
-            (false, false) => true,
-        };
-        if allowed {
-            Ok(())
-        } else {
-            Err(self.fault(Exception::GP))
-        }
+    /// Segments have types.
+    fn is_protected(&mut self) -> bool {
+        self.machine.cr0().contains(Cr0::PE) && self.regs.rflags & Rflags::VM.bits() == 0
     }
 
-    fn is_canonical(&self, address: u64) -> bool {
-        let shift = 64 - self.linear_bits;
+    fn checks_alignment(&mut self) -> bool {
+        self.regs.rflags & Rflags::AC.bits() != 0
+            && self.machine.cr0().contains(Cr0::AM)
+            && self.machine.cpl() == 3
+    }
+
+    #[inline(never)]
+    fn is_canonical(&mut self, address: u64) -> bool {
+        // Bits of a linear address.
+        let la57 = self.machine.cr4().contains(Cr4::LA57);
+        let shift = if la57 { 64 - 57 } else { 64 - 48 };
         (address << shift) as i64 >> shift == address as i64
     }
 
-    /// An exception whose error code is 0, and absent in real mode.
-    pub(super) fn fault(&self, vector: u8) -> Stop {
+    /// Stops with an exception whose error code is 0, and absent in real mode.
+    #[inline(never)]
+    pub(super) fn fault(&mut self, vector: u8) -> Stopped {
         // Virtual-8086 mode's exceptions are taken by protected mode.
-        let virtual_8086 = self.regs.rflags & Rflags::VM.bits() != 0;
-        Stop::Exception(if self.protected || virtual_8086 {
+        let protected = self.machine.cr0().contains(Cr0::PE);
+        self.raise(if protected {
             Exception::with_error(vector, 0)
         } else {
             Exception::plain(vector)
         })
+    }
+
+    /// Stops with an exception.
+    #[inline(never)]
+    pub(super) fn raise(&mut self, exception: Exception) -> Stopped {
+        self.why = Stop::Exception(exception);
+        Stopped
+    }
+
+    /// Notes why the machine stops the instruction.
+    pub(super) fn note<T>(&mut self, result: Result<T, Stop>) -> Result<T, Stopped> {
+        result.map_err(|why| {
+            self.why = why;
+            Stopped
+        })
+    }
+}
+
+/// Whether a segment that is present is for this.
+fn allows(attributes: Attributes, write: bool) -> bool {
+    let code = attributes.contains(Attributes::CODE);
+    if attributes.contains(Attributes::WRITABLE_OR_READABLE) {
+        !(code && write)
+    } else {
+        !(code || write)
     }
 }
 
@@ -305,23 +232,22 @@ fn is_inside(segment: &Segment, first: u64, last: u64) -> bool {
     let down = attributes.contains(Attributes::DOWN_OR_CONFORMING)
         && !attributes.contains(Attributes::CODE);
     let limit = u64::from(segment.limit);
-    if down {
-        let end = mask(if attributes.contains(Attributes::BIG) {
-            4
-        } else {
-            2
-        });
-        first > limit && last <= end
-    } else {
-        last <= limit
+    if !down {
+        return last <= limit;
     }
+    let end = if attributes.contains(Attributes::BIG) {
+        mask(4)
+    } else {
+        mask(2)
+    };
+    first > limit && last <= end
 }
 
-/// The bits of an operand of 1, 2, 4 or 8 bytes.
+/// The bits of an operand of 1, 2, 4 or 8 bytes; none for 0.
+#[inline(never)]
 pub(super) fn mask(size: u8) -> u64 {
-    if size >= 8 {
-        u64::MAX
-    } else {
-        (1 << (size * 8)) - 1
+    match 1_u64.checked_shl(u32::from(size) * 8) {
+        Some(end) => end - 1,
+        None => u64::MAX,
     }
 }

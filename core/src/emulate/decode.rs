@@ -1,9 +1,10 @@
 //! From bytes to an [`Instruction`].
 //!
 //! Source: Intel SDM volume 2, "Instruction Format"; AMD APM volume 3, "Instruction Encoding".
+use super::alu::sign_extend;
 use super::cpu::mask;
 use super::instruction::{CodeSize, Instruction, Map, Memory, Prefixes};
-use super::table::{Facts, Immediate, PRIMARY, SECONDARY, THIRD_3A, THIRD_38};
+use super::table::{Facts, Immediate, PRIMARY, SECONDARY, THIRD_3A, THIRD_38, XOP_A};
 use crate::arch::SegmentName;
 
 /// The most bytes that an instruction has.
@@ -39,15 +40,22 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Result<Instruction, DecodeError> 
         size,
         rex: 0,
     };
-    if let Some(start) = decoder.padded.get_mut(..bytes.len()) {
-        start.copy_from_slice(bytes);
+    for (to, &from) in decoder.padded.iter_mut().zip(bytes) {
+        *to = from;
     }
-    let result = decoder.instruction();
+    let mut instruction = Instruction::default();
+    let known = decoder.instruction(&mut instruction);
     // What was made of zeros is nothing.
-    match (decoder.at > bytes.len(), bytes.len() < MAX_LENGTH) {
-        (false, _) => result.ok_or(DecodeError::Unknown),
-        (true, true) => Err(DecodeError::More),
-        (true, false) => Err(DecodeError::TooLong),
+    if decoder.at > bytes.len() {
+        Err(if bytes.len() < MAX_LENGTH {
+            DecodeError::More
+        } else {
+            DecodeError::TooLong
+        })
+    } else if known.is_none() {
+        Err(DecodeError::Unknown)
+    } else {
+        Ok(instruction)
     }
 }
 
@@ -69,131 +77,104 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn byte(&mut self) -> u8 {
-        let byte = self.peek();
-        self.at += 1;
-        byte
+        self.signed(1) as u8
     }
 
     fn peek(&self) -> u8 {
         self.padded.get(self.at).copied().unwrap_or(0)
     }
 
-    /// A number of up to eight bytes.
-    fn number(&mut self, count: u8) -> u64 {
+    /// A number of up to eight bytes, sign-extended.
+    #[inline(never)]
+    pub(super) fn signed(&mut self, count: u8) -> u64 {
+        let rest = self.padded.get(self.at..).unwrap_or_default();
+        let eight = rest
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        self.at += usize::from(count);
         if count == 0 {
             0
         } else {
-            self.eight(count) & mask(count)
+            sign_extend(eight, count)
         }
-    }
-
-    /// The same, sign-extended.
-    pub(super) fn signed(&mut self, count: u8) -> u64 {
-        if count == 0 {
-            return 0;
-        }
-        let number = self.eight(count);
-        match count {
-            1 => number as i8 as u64,
-            2 => number as i16 as u64,
-            4 => number as i32 as u64,
-            _ => number,
-        }
-    }
-
-    /// Eight bytes, of which `count` are used.
-    fn eight(&mut self, count: u8) -> u64 {
-        let rest = self.padded.get(self.at..).unwrap_or(&[]);
-        self.at += usize::from(count);
-        rest.first_chunk()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     pub(super) fn long(&self) -> bool {
         self.size == CodeSize::Bits64
     }
 
-    fn instruction(&mut self) -> Option<Instruction> {
-        let mut prefixes = Prefixes::empty();
-        let mut segment = None;
-        let first = self.prefixes(&mut prefixes, &mut segment);
+    /// Fills the instruction in; [`None`] where there is none.
+    fn instruction(&mut self, instruction: &mut Instruction) -> Option<()> {
+        let first = self.prefixes(instruction);
         let long = self.long();
         if self.rex != 0 {
-            prefixes |= Prefixes::REX;
+            instruction.prefixes |= Prefixes::REX;
         }
-        let operand = prefixes.contains(Prefixes::OPERAND);
-        let address = prefixes.contains(Prefixes::ADDRESS);
-        let (map, opcode, facts) = self.opcode(first, &mut prefixes)?;
+        let facts = self.opcode(first, instruction)?;
         let immediate = facts.immediate()?;
         if facts.not_long() && long {
             return None;
         }
-        let address_size = match (self.size, address) {
+        instruction.address_size = match (self.size, instruction.has(Prefixes::ADDRESS)) {
             (CodeSize::Bits16, false) | (CodeSize::Bits32, true) => 2,
             (CodeSize::Bits64, false) => 8,
             _ => 4,
         };
-        let mut instruction = Instruction {
-            length: 0,
-            map,
-            opcode,
-            prefixes,
-            operand_size: 0,
-            address_size,
-            segment,
-            reg: opcode & 7 | (self.rex & REX_B) << 3,
-            rm: 0,
-            memory: None,
-            immediate: 0,
-            immediate2: 0,
-        };
+        instruction.reg = instruction.opcode & 7 | (self.rex & REX_B) << 3;
         if facts.modrm() {
-            self.modrm(&mut instruction);
+            self.modrm(instruction);
         }
-        let wide = long && (facts.wide() || is_wide(&instruction));
-        let full = match (self.size, operand) {
-            (CodeSize::Bits64, _) if self.rex & REX_W != 0 => 8,
-            (CodeSize::Bits64, false) if wide => 8,
-            (CodeSize::Bits16, false) | (CodeSize::Bits32 | CodeSize::Bits64, true) => 2,
-            _ => 4,
+        let operand = instruction.has(Prefixes::OPERAND);
+        let wide = facts.wide() || is_wide(instruction);
+        let full = if long && (self.rex & REX_W != 0 || wide && !operand) {
+            8
+        } else if operand != (self.size == CodeSize::Bits16) {
+            2
+        } else {
+            4
         };
-        instruction.operand_size = match (map, opcode) {
+        instruction.operand_size = if moves_control(instruction) {
             // Moves to and from control and debug registers have one size.
-            (Map::Secondary, 0x20..=0x23) => 4 + 4 * u8::from(long),
-            _ if facts.byte() => 1,
-            _ => full,
+            4 + 4 * u8::from(long)
+        } else if facts.byte() {
+            1
+        } else {
+            full
         };
-        self.immediates(&mut instruction, immediate, full);
+        self.immediates(instruction, immediate, full);
         // At most 15.
         instruction.length = self.at as u8;
-        Some(instruction)
+        Some(())
     }
 
     /// Takes the prefixes in and returns the byte behind them.
-    fn prefixes(&mut self, prefixes: &mut Prefixes, segment: &mut Option<SegmentName>) -> u8 {
+    fn prefixes(&mut self, instruction: &mut Instruction) -> u8 {
+        let long = self.long();
+        let prefixes = &mut instruction.prefixes;
         // Ends with the padding, which is no prefix.
         loop {
             let byte = self.byte();
-            let long = self.long();
             match byte {
-                // Without effect in 64-bit mode.
-                0x26 | 0x2e | 0x36 | 0x3e if long => {}
-                0x26 => *segment = Some(SegmentName::Es),
-                0x2e => *segment = Some(SegmentName::Cs),
-                0x36 => *segment = Some(SegmentName::Ss),
-                0x3e => *segment = Some(SegmentName::Ds),
-                0x64 => *segment = Some(SegmentName::Fs),
-                0x65 => *segment = Some(SegmentName::Gs),
+                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {
+                    let number = match byte {
+                        0x64 | 0x65 => byte & 7,
+                        _ => byte >> 3 & 3,
+                    };
+                    // Only these two have an effect in 64-bit mode.
+                    if number >= 4 || !long {
+                        instruction.segment = SegmentName::ALL.get(usize::from(number)).copied();
+                    }
+                }
                 0x66 => *prefixes |= Prefixes::OPERAND,
                 0x67 => *prefixes |= Prefixes::ADDRESS,
                 0xf0 => *prefixes |= Prefixes::LOCK,
-                0xf2 => {
-                    prefixes.remove(Prefixes::REP);
-                    *prefixes |= Prefixes::REPNE;
-                }
-                0xf3 => {
-                    prefixes.remove(Prefixes::REPNE);
-                    *prefixes |= Prefixes::REP;
+                0xf2 | 0xf3 => {
+                    prefixes.remove(Prefixes::REP | Prefixes::REPNE);
+                    *prefixes |= if byte == 0xf2 {
+                        Prefixes::REPNE
+                    } else {
+                        Prefixes::REP
+                    };
                 }
                 0x40..=0x4f if long => {
                     self.rex = byte;
@@ -206,66 +187,62 @@ impl Decoder {
         }
     }
 
-    fn opcode(&mut self, first: u8, prefixes: &mut Prefixes) -> Option<(Map, u8, Facts)> {
-        match first {
+    fn opcode(&mut self, first: u8, instruction: &mut Instruction) -> Option<Facts> {
+        let (map, opcode, facts) = match first {
             0x0f => match self.byte() {
-                0x38 => Some((Map::Third38, self.byte(), THIRD_38)),
-                0x3a => Some((Map::Third3A, self.byte(), THIRD_3A)),
+                0x38 => (Map::Third38, self.byte(), THIRD_38),
+                0x3a => (Map::Third3A, self.byte(), THIRD_3A),
                 // 3DNow!: the opcode is where an immediate would be.
-                0x0f => Some((Map::Extended, 0x0f, THIRD_3A)),
-                opcode => Some((Map::Secondary, opcode, secondary(opcode))),
+                0x0f => (Map::Extended, 0x0f, THIRD_3A),
+                opcode => (Map::Secondary, opcode, facts(&SECONDARY, opcode)),
             },
             0x62 | 0xc4 | 0xc5 if self.long() || self.peek() >= 0xc0 => {
-                self.extended(first, prefixes)
+                return self.extended(first, instruction);
             }
             // Smaller values are POP's ModRM.
-            0x8f if self.peek() & 0x1f >= 8 => self.extended(first, prefixes),
-            _ => Some((Map::Primary, first, primary(first))),
-        }
+            0x8f if self.peek() & 0x1f >= 8 => return self.extended(first, instruction),
+            _ => (Map::Primary, first, facts(&PRIMARY, first)),
+        };
+        instruction.map = map;
+        instruction.opcode = opcode;
+        Some(facts)
     }
 
     /// Behind the first byte of VEX, EVEX or XOP.
     #[cold]
-    fn extended(&mut self, first: u8, prefixes: &mut Prefixes) -> Option<(Map, u8, Facts)> {
+    fn extended(&mut self, first: u8, instruction: &mut Instruction) -> Option<Facts> {
         let illegal = Prefixes::LOCK | Prefixes::REP | Prefixes::REPNE | Prefixes::OPERAND;
-        if prefixes.intersects(illegal | Prefixes::REX) {
+        if instruction.prefixes.intersects(illegal | Prefixes::REX) {
             return None;
         }
         let second = self.byte();
-        let map = match first {
-            0xc5 => 1,
-            0x62 => {
-                self.number(2);
-                second & 7
-            }
-            _ => {
-                self.byte();
-                second & 0x1f
-            }
+        let (map, more, mut rex) = match first {
+            0xc5 => (1, 0, REX_R),
+            0x62 => (second & 7, 2, 7),
+            _ => (second & 0x1f, 1, 7),
         };
-        if self.long() {
-            let inverted = !second >> 5;
-            self.rex = if first == 0xc5 {
-                inverted & REX_R
-            } else {
-                inverted & 7
-            };
+        self.signed(more);
+        if !self.long() {
+            rex = 0;
         }
-        let opcode = self.byte();
-        let facts = match (first, map) {
-            (0x8f, 8) => THIRD_3A,
-            (0x8f, 9) => THIRD_38,
-            (0x8f, 10) => super::table::XOP_A,
-            (0xc4 | 0xc5 | 0x62, 1) if opcode == 0x77 && first != 0x62 => secondary(opcode),
-            (0xc4 | 0xc5 | 0x62, 1) => match secondary(opcode).immediate() {
-                Some(Immediate::Byte) => THIRD_3A,
-                _ => THIRD_38,
+        self.rex = !second >> 5 & rex;
+        instruction.map = Map::Extended;
+        instruction.opcode = self.byte();
+        let in_secondary = facts(&SECONDARY, instruction.opcode);
+        match (first, map) {
+            (0x8f, 8) => Some(THIRD_3A),
+            (0x8f, 9) => Some(THIRD_38),
+            (0x8f, 10) => Some(XOP_A),
+            (0x8f, _) => None,
+            (_, 1) if instruction.opcode == 0x77 && first != 0x62 => Some(in_secondary),
+            (_, 1) => match in_secondary.immediate() {
+                Some(Immediate::Byte) => Some(THIRD_3A),
+                _ => Some(THIRD_38),
             },
-            (0xc4 | 0x62, 2) | (0x62, 5 | 6) => THIRD_38,
-            (0xc4 | 0x62, 3) => THIRD_3A,
-            _ => return None,
-        };
-        Some((Map::Extended, opcode, facts))
+            (_, 2) | (0x62, 5 | 6) => Some(THIRD_38),
+            (_, 3) => Some(THIRD_3A),
+            _ => None,
+        }
     }
 
     fn modrm(&mut self, instruction: &mut Instruction) {
@@ -274,16 +251,10 @@ impl Decoder {
         instruction.rm = modrm & 7 | (self.rex & REX_B) << 3;
         let mode = modrm >> 6;
         // Moves to and from control and debug registers ignore the mode.
-        let always_register =
-            instruction.map == Map::Secondary && matches!(instruction.opcode, 0x20..=0x23);
-        if mode == 3 || always_register {
+        if mode == 3 || moves_control(instruction) {
             return;
         }
-        let mut memory = if instruction.address_size == 2 {
-            self.memory_16(mode, modrm & 7)
-        } else {
-            self.memory_32(mode, modrm & 7)
-        };
+        let mut memory = self.memory(mode, modrm & 7, instruction.address_size == 2);
         if let Some(segment) = instruction.segment {
             memory.segment = segment;
         }
@@ -291,65 +262,59 @@ impl Decoder {
     }
 
     fn immediates(&mut self, instruction: &mut Instruction, immediate: Immediate, full: u8) {
-        let group3 = matches!(instruction.extension(), 0 | 1);
-        let extrq = instruction.map == Map::Secondary
-            && instruction.opcode == 0x78
-            && instruction
-                .prefixes
-                .intersects(Prefixes::OPERAND | Prefixes::REPNE);
-        instruction.immediate = match immediate {
+        let two_bytes = Prefixes::OPERAND | Prefixes::REPNE;
+        let (count, extends) = match immediate {
             // EXTRQ and INSERTQ have two bytes.
-            Immediate::None if extrq => self.number(2),
-            Immediate::None => 0,
-            Immediate::Byte => self.signed(1),
-            Immediate::Word => self.number(2),
+            Immediate::None
+                if instruction.map == Map::Secondary
+                    && instruction.opcode == 0x78
+                    && instruction.prefixes.intersects(two_bytes) =>
+            {
+                (2, false)
+            }
+            Immediate::None => (0, false),
+            Immediate::Byte => (1, true),
+            Immediate::Word | Immediate::Enter => (2, false),
             // XOP's has four bytes in any mode.
-            Immediate::Operand if instruction.map == Map::Extended => self.signed(4),
-            Immediate::Operand => self.signed(full.min(4)),
-            Immediate::Full => self.number(full),
-            Immediate::Jump if self.long() => self.signed(4),
-            Immediate::Jump => self.signed(full),
-            Immediate::Group3 if !group3 => 0,
-            Immediate::Group3 => self.signed(instruction.operand_size.min(4)),
-            Immediate::Offset => {
-                instruction.memory = Some(Memory {
-                    base: None,
-                    index: None,
-                    scale: 0,
-                    displacement: self.number(instruction.address_size),
-                    rip_relative: false,
-                    segment: instruction.segment.unwrap_or(SegmentName::Ds),
-                });
-                0
-            }
-            Immediate::Far => {
-                let offset = self.number(full.min(4));
-                instruction.immediate2 = self.number(2) as u16;
-                offset
-            }
-            Immediate::Enter => {
-                let size = self.number(2);
-                instruction.immediate2 = self.number(1) as u16;
-                size
-            }
+            Immediate::Operand if instruction.map == Map::Extended => (4, true),
+            Immediate::Operand => (full.min(4), true),
+            Immediate::Full => (full, false),
+            Immediate::Jump if self.long() => (4, true),
+            Immediate::Jump => (full, true),
+            Immediate::Group3 if instruction.extension() > 1 => (0, true),
+            Immediate::Group3 => (instruction.operand_size.min(4), true),
+            Immediate::Offset => (instruction.address_size, false),
+            Immediate::Far => (full.min(4), false),
+        };
+        let signed = self.signed(count);
+        let number = if extends {
+            signed
+        } else {
+            signed & mask(count)
+        };
+        if immediate == Immediate::Offset {
+            instruction.memory = Some(Memory {
+                base: None,
+                index: None,
+                scale: 0,
+                displacement: number,
+                rip_relative: false,
+                segment: instruction.segment.unwrap_or(SegmentName::Ds),
+            });
+            return;
+        }
+        instruction.immediate = number;
+        instruction.immediate2 = match immediate {
+            Immediate::Far => self.signed(2) as u16,
+            Immediate::Enter => self.byte().into(),
+            _ => 0,
         };
     }
 }
 
-/// The facts of an opcode of one byte.
-fn primary(opcode: u8) -> Facts {
-    PRIMARY
-        .get(usize::from(opcode))
-        .copied()
-        .unwrap_or(THIRD_38)
-}
-
-/// The facts of an opcode after 0F.
-fn secondary(opcode: u8) -> Facts {
-    SECONDARY
-        .get(usize::from(opcode))
-        .copied()
-        .unwrap_or(THIRD_38)
+/// The facts of an opcode.
+fn facts(table: &[Facts; 256], opcode: u8) -> Facts {
+    table.get(usize::from(opcode)).copied().unwrap_or(THIRD_38)
 }
 
 /// The members of group 5 that use the stack or jump are eight bytes wide in 64-bit mode.
@@ -357,4 +322,9 @@ fn is_wide(instruction: &Instruction) -> bool {
     instruction.map == Map::Primary
         && instruction.opcode == 0xff
         && matches!(instruction.extension(), 2 | 4 | 6)
+}
+
+/// Moves to and from control and debug registers.
+fn moves_control(instruction: &Instruction) -> bool {
+    instruction.map == Map::Secondary && matches!(instruction.opcode, 0x20..=0x23)
 }

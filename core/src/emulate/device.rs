@@ -57,36 +57,55 @@ impl Fragment {
 /// [`Stop::Device`], [`question`](Devices::question) is what is to be asked, and
 /// [`answer`](Devices::answer) takes what came back. When one succeeds, [`finish`](Devices::finish)
 /// forgets the answers, and [`take_write`](Devices::take_write) gives out what is to be written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Devices {
     /// The first `answered` have data; one more may wait for some.
-    reads: [Option<Fragment>; MOST_FRAGMENTS],
+    reads: [Fragment; MOST_FRAGMENTS],
+    asked: usize,
     answered: usize,
     /// How many of them this execution has used.
     used: usize,
-    writes: [Option<Fragment>; MOST_FRAGMENTS],
+    /// The first `taken` of the `written` ones have been passed on.
+    writes: [Fragment; MOST_FRAGMENTS],
+    written: usize,
+    taken: usize,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Devices {
     /// Nothing asked, nothing told.
     pub const fn new() -> Self {
+        const NOTHING: Fragment = Fragment {
+            target: Target::Port(0),
+            length: 0,
+            data: [0; 8],
+        };
         Self {
-            reads: [None; MOST_FRAGMENTS],
+            reads: [NOTHING; MOST_FRAGMENTS],
+            asked: 0,
             answered: 0,
             used: 0,
-            writes: [None; MOST_FRAGMENTS],
+            writes: [NOTHING; MOST_FRAGMENTS],
+            written: 0,
+            taken: 0,
         }
     }
 
     /// An execution begins. What one before it, which stopped, would have written is forgotten.
     pub fn begin(&mut self) {
         self.used = 0;
-        self.writes = [None; MOST_FRAGMENTS];
+        self.written = 0;
+        self.taken = 0;
     }
 
     /// The instruction, or an iteration of it, has happened: its answers are used up.
     pub fn finish(&mut self) {
-        self.reads = [None; MOST_FRAGMENTS];
+        self.asked = 0;
         self.answered = 0;
         self.used = 0;
     }
@@ -94,12 +113,12 @@ impl Devices {
     /// Whether the instruction has had to do with a device so far. While it has, no second
     /// iteration may follow in the same call.
     pub fn is_idle(&self) -> bool {
-        self.used == 0 && self.writes.iter().all(Option::is_none)
+        self.used == 0 && self.written == self.taken
     }
 
     /// Whether the next answer is a device's there: it need not be found out again that one is.
     pub fn is_answered(&self, target: Target) -> bool {
-        let next = self.reads.get(self.used).copied().flatten();
+        let next = self.reads.get(self.used);
         self.used < self.answered && next.is_some_and(|fragment| fragment.target == target)
     }
 
@@ -114,29 +133,25 @@ impl Devices {
         for (index, piece) in data.chunks_mut(8).enumerate() {
             let target = further(target, index);
             let length = piece.len() as u8;
-            let known = self.reads.get_mut(self.used).ok_or(TOO_MANY)?;
-            let fragment = match known {
-                Some(fragment) if fragment.target == target && fragment.length == length => {
-                    *fragment
-                }
-                Some(_) => {
-                    self.finish();
-                    return Err(Stop::Retry);
-                }
-                None => {
-                    let data = [0; 8];
-                    *known.insert(Fragment {
-                        target,
-                        length,
-                        data,
-                    })
-                }
-            };
+            let fragment = self.reads.get_mut(self.used).ok_or(TOO_MANY)?;
+            if self.used >= self.asked {
+                *fragment = Fragment {
+                    target,
+                    length,
+                    data: [0; 8],
+                };
+                self.asked = self.used + 1;
+            } else if fragment.target != target || fragment.length != length {
+                self.finish();
+                return Err(Stop::Retry);
+            }
             if self.used >= self.answered {
                 return Err(Stop::Device);
             }
             self.used += 1;
-            piece.copy_from_slice(fragment.bytes());
+            for (to, &from) in piece.iter_mut().zip(&fragment.data) {
+                *to = from;
+            }
         }
         Ok(())
     }
@@ -148,33 +163,34 @@ impl Devices {
     /// [`Stop::Failed`] when it is more than an instruction can write.
     pub fn write(&mut self, target: Target, data: &[u8]) -> Result<(), Stop> {
         for (index, piece) in data.chunks(8).enumerate() {
-            let place = self
-                .writes
-                .iter_mut()
-                .find(|w| w.is_none())
-                .ok_or(TOO_MANY)?;
+            let place = self.writes.get_mut(self.written).ok_or(TOO_MANY)?;
+            self.written += 1;
             let mut data = [0; 8];
             for (to, from) in data.iter_mut().zip(piece) {
                 *to = *from;
             }
-            *place = Some(Fragment {
+            *place = Fragment {
                 target: further(target, index),
                 length: piece.len() as u8,
                 data,
-            });
+            };
         }
         Ok(())
     }
 
     /// The read that waits for an answer.
     pub fn question(&self) -> Option<Fragment> {
-        self.reads.get(self.answered).copied().flatten()
+        let question = self.reads.get(self.answered)?;
+        (self.answered < self.asked).then_some(*question)
     }
 
     /// The answer to [`question`](Devices::question): as many bytes as it has are used, and the
     /// missing ones are zero.
     pub fn answer(&mut self, data: &[u8]) {
-        if let Some(Some(fragment)) = self.reads.get_mut(self.answered) {
+        if self.answered >= self.asked {
+            return;
+        }
+        if let Some(fragment) = self.reads.get_mut(self.answered) {
             let room = usize::from(fragment.length);
             for (to, from) in fragment.data.iter_mut().take(room).zip(data) {
                 *to = *from;
@@ -185,7 +201,9 @@ impl Devices {
 
     /// The next write to be passed on.
     pub fn take_write(&mut self) -> Option<Fragment> {
-        self.writes.iter_mut().find_map(Option::take)
+        let write = self.writes.get(..self.written)?.get(self.taken)?;
+        self.taken += 1;
+        Some(*write)
     }
 }
 

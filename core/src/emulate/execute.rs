@@ -1,12 +1,10 @@
 //! Executes an instruction: loads, computes, stores, then changes the registers.
-use super::compute::compute;
-use super::cpu::Cpu;
-use super::instruction::{Instruction, Map, Prefixes};
-use super::machine::{Access, Done, Feature, Machine, Stop};
-use super::operation::{Op, Place, Plan, Use, plan};
-use super::port::check_port;
+use super::cpu::{Cpu, Stopped, mask};
+use super::instruction::{Instruction, Prefixes};
+use super::machine::{Access, Done, Machine, Stop};
+use super::operand::{Kind, Place};
+use super::operation::{Plan, Use, op, using};
 use super::strings;
-use crate::Error;
 use crate::arch::Rflags;
 
 /// Executes an instruction that [`decode`](super::decode()) has decoded at the machine's RIP.
@@ -20,150 +18,134 @@ use crate::arch::Rflags;
 /// of a repeated string instruction. RIP is at the instruction.
 pub fn execute(instruction: &Instruction, machine: &mut impl Machine) -> Result<Done, Stop> {
     let mut cpu = Cpu::new(instruction, machine);
-    if strings::is_string(instruction) {
-        return strings::execute(&mut cpu, machine);
-    }
-    cpu.has_feature = match needed(instruction) {
-        Some(feature) => machine.has(feature),
-        None => true,
-    };
-    let plan = plan(&mut cpu)?;
-    perform(&mut cpu, &plan, machine)?;
-    retire(&mut cpu, machine);
-    Ok(Done::Retired)
+    cpu.execute().map_err(|Stopped| cpu.why)
 }
 
-fn needed(instruction: &Instruction) -> Option<Feature> {
-    match (instruction.map, instruction.opcode) {
-        (Map::Third38, 0xf0 | 0xf1) => Some(Feature::Movbe),
-        (Map::Secondary, 0xb8) => Some(Feature::Popcnt),
-        (Map::Secondary, 0xbc) => Some(Feature::Tzcnt),
-        (Map::Secondary, 0xbd) => Some(Feature::Lzcnt),
-        _ => None,
+impl<M: Machine> Cpu<'_, M> {
+    fn execute(&mut self) -> Result<Done, Stopped> {
+        if strings::is_string(self.instruction) {
+            return self.execute_string();
+        }
+        let plan = self.plan()?;
+        self.perform(&plan)?;
+        self.retire();
+        Ok(Done::Retired)
     }
-}
 
-/// The instruction has happened.
-pub(super) fn retire(cpu: &mut Cpu<'_>, machine: &mut impl Machine) {
-    cpu.regs.rip = cpu.next;
-    cpu.regs.rflags &= !Rflags::RF.bits();
-    *machine.regs() = cpu.regs;
-}
-
-/// Loads, computes and stores.
-pub(super) fn perform(
-    cpu: &mut Cpu<'_>,
-    plan: &Plan,
-    machine: &mut impl Machine,
-) -> Result<(), Stop> {
-    if let (Place::Port(_), Place::Memory(linear)) = (plan.source, plan.target) {
-        // What is read from a port is gone: the write must not fail afterwards.
-        read(machine, linear, plan.target_size, Access::Probe)?;
+    /// The instruction has happened.
+    pub(super) fn retire(&mut self) {
+        self.regs.rip = self.next;
+        self.regs.rflags &= !Rflags::RF.bits();
+        self.keep_registers();
     }
-    let source = match load(cpu, machine, plan.source, plan.source_size, Access::Read) {
-        // Nor when a device in memory has answered; MOVS, PUSH and POP have such a source.
-        Err(Stop::Device) if plan.using == Use::Write => {
-            if let Place::Memory(linear) = plan.target {
-                read(machine, linear, plan.target_size, Access::Probe)?;
+
+    /// What has been done to the copy of the registers is done.
+    #[inline(never)]
+    pub(super) fn keep_registers(&mut self) {
+        *self.machine.regs() = self.regs;
+    }
+
+    #[inline(never)]
+    pub(super) fn read(
+        &mut self,
+        linear: u64,
+        data: &mut [u8],
+        access: Access,
+    ) -> Result<(), Stopped> {
+        let result = self.machine.read(linear, data, access);
+        self.note(result)
+    }
+
+    /// Loads, computes and stores.
+    #[inline(never)]
+    pub(super) fn perform(&mut self, plan: &Plan) -> Result<(), Stopped> {
+        let Plan { op, source, target } = *plan;
+        let using = using(op);
+        let to_memory = target.kind == Kind::Memory;
+        let (mut from, mut to) = (0, 0);
+        if source.kind == Kind::Port && to_memory {
+            // What is read from a port is gone: the write must not fail afterwards.
+            self.load(target, Access::Probe, &mut to)?;
+        }
+        if self.load(source, Access::Read, &mut from).is_err() {
+            // Nor when a device in memory has answered; MOVS, PUSH and POP have such a source.
+            if self.why == Stop::Device && using == Use::Write && to_memory {
+                self.load(target, Access::Probe, &mut to)?;
             }
-            return Err(Stop::Device);
+            return Err(Stopped);
         }
-        source => source?,
-    };
-    let old = match plan.using {
-        Use::Write => [0; 2],
-        Use::Read => load(cpu, machine, plan.target, plan.target_size, Access::Read)?,
-        Use::Modify => load(cpu, machine, plan.target, plan.target_size, Access::Modify)?,
-    };
-    let new = compute(cpu, plan, source, old)?;
-    if plan.using == Use::Read || cpu.keep_target {
-        return Ok(());
+        match using {
+            Use::Write => {}
+            Use::Read => self.load(target, Access::Read, &mut to)?,
+            Use::Modify => self.load(target, Access::Modify, &mut to)?,
+        }
+        let old = to;
+        self.compute(plan, from, &mut to)?;
+        if using == Use::Read || self.keep_target {
+            return Ok(());
+        }
+        // XCHG with memory is always locked.
+        let locked = self.instruction.has(Prefixes::LOCK) || op == op::EXCHANGE;
+        self.store(target, locked && using == Use::Modify, old, to)
     }
-    store(cpu, machine, plan, old, new)
-}
 
-fn load(
-    cpu: &Cpu<'_>,
-    machine: &mut impl Machine,
-    place: Place,
-    size: u8,
-    access: Access,
-) -> Result<[u64; 2], Stop> {
-    match place {
-        Place::None => Ok([0; 2]),
-        Place::Register(number) => Ok([cpu.register(number, size), 0]),
-        Place::Immediate(value) => Ok([value & super::cpu::mask(size), 0]),
-        Place::Memory(linear) => read(machine, linear, size, access),
-        Place::Vector(number) => machine.vector(number),
-        Place::Port(port) => {
-            check_port(cpu, machine, port, size)?;
-            let mut data = [0; 16];
-            machine.port_in(port, part(&mut data, size)?)?;
-            Ok(words(&data))
-        }
-    }
-}
-
-fn store(
-    cpu: &mut Cpu<'_>,
-    machine: &mut impl Machine,
-    plan: &Plan,
-    old: [u64; 2],
-    new: [u64; 2],
-) -> Result<(), Stop> {
-    let size = plan.target_size;
-    match plan.target {
-        Place::None | Place::Immediate(_) => {}
-        Place::Register(number) => {
-            let [value, _] = new;
-            cpu.set_register(number, size, value);
-        }
-        Place::Vector(number) => machine.set_vector(number, new)?,
-        Place::Memory(linear) => {
-            let mut data = bytes(new);
-            // XCHG with memory is always locked.
-            let locked = cpu.instruction.has(Prefixes::LOCK) || plan.op == Op::Exchange;
-            if locked && plan.using == Use::Modify {
-                let mut before = bytes(old);
-                let (before, data) = (part(&mut before, size)?, part(&mut data, size)?);
-                if !machine.compare_exchange(linear, before, data)? {
-                    return Err(Stop::Retry);
+    #[inline(never)]
+    fn load(&mut self, place: Place, access: Access, data: &mut u128) -> Result<(), Stopped> {
+        let Place { size, value, .. } = place;
+        *data = match place.kind {
+            Kind::None => 0,
+            Kind::Register => self.register(value as u8, size).into(),
+            Kind::Value => (value & mask(size)).into(),
+            Kind::Vector => {
+                let vector = self.machine.vector(value as u8);
+                let [low, high] = self.note(vector)?;
+                u128::from(low) | u128::from(high) << 64
+            }
+            Kind::Memory | Kind::Port => {
+                let mut bytes = [0; 16];
+                let part = bytes.get_mut(..usize::from(size)).unwrap_or_default();
+                if place.kind == Kind::Memory {
+                    self.read(value, part, access)?;
+                } else {
+                    self.check_port(value, size)?;
+                    let result = self.machine.port_in(value as u16, part);
+                    self.note(result)?;
                 }
-            } else {
-                machine.write(linear, part(&mut data, size)?)?;
+                u128::from_le_bytes(bytes)
             }
-        }
-        Place::Port(port) => {
-            check_port(cpu, machine, port, size)?;
-            let mut data = bytes(new);
-            machine.port_out(port, part(&mut data, size)?)?;
-        }
+        };
+        Ok(())
     }
-    Ok(())
-}
 
-fn read(
-    machine: &mut impl Machine,
-    linear: u64,
-    size: u8,
-    access: Access,
-) -> Result<[u64; 2], Stop> {
-    let mut data = [0; 16];
-    machine.read(linear, part(&mut data, size)?, access)?;
-    Ok(words(&data))
-}
-
-/// The first bytes of an operand.
-fn part(data: &mut [u8; 16], size: u8) -> Result<&mut [u8], Stop> {
-    data.get_mut(..usize::from(size))
-        .ok_or(Stop::Failed(Error::Invalid))
-}
-
-fn words(data: &[u8; 16]) -> [u64; 2] {
-    let value = u128::from_le_bytes(*data);
-    [value as u64, (value >> 64) as u64]
-}
-
-fn bytes([low, high]: [u64; 2]) -> [u8; 16] {
-    (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+    fn store(&mut self, place: Place, locked: bool, old: u128, new: u128) -> Result<(), Stopped> {
+        let Place { size, value, .. } = place;
+        let (old, bytes) = (old.to_le_bytes(), new.to_le_bytes());
+        let part = ..usize::from(size);
+        let data = bytes.get(part).unwrap_or_default();
+        let result = match place.kind {
+            Kind::None | Kind::Value => Ok(()),
+            Kind::Register => {
+                self.set_register(value as u8, size, new as u64);
+                Ok(())
+            }
+            Kind::Vector => {
+                let halves = [new as u64, (new >> 64) as u64];
+                self.machine.set_vector(value as u8, halves)
+            }
+            Kind::Memory if locked => {
+                let old = old.get(part).unwrap_or_default();
+                match self.machine.compare_exchange(value, old, data) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(Stop::Retry),
+                    Err(why) => Err(why),
+                }
+            }
+            Kind::Memory => self.machine.write(value, data),
+            Kind::Port => {
+                self.check_port(value, size)?;
+                self.machine.port_out(value as u16, data)
+            }
+        };
+        self.note(result)
+    }
 }

@@ -13,9 +13,10 @@ pub enum CodeSize {
 }
 
 /// The table that an opcode is an index of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Map {
     /// Opcodes of one byte.
+    #[default]
     Primary,
     /// After 0F.
     Secondary,
@@ -65,7 +66,7 @@ pub struct Memory {
 }
 
 /// A decoded instruction: what it is and what its operands are, nothing about what it does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Instruction {
     /// Bytes, 1 to 15.
     pub length: u8,

@@ -66,6 +66,10 @@ pub enum Access {
 /// the answers it has, in order ([`Devices`](super::Devices)), and one whose devices are written
 /// later keeps the data and passes it on when the instruction has happened.
 pub trait Machine {
+    /// Whether the vector registers are in reach: otherwise no instruction that moves one is
+    /// executed.
+    const HAS_VECTORS: bool = false;
+
     /// The registers.
     fn regs(&mut self) -> &mut Regs;
 

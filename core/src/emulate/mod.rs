@@ -7,7 +7,7 @@
 //! # How an instruction is executed
 //!
 //! A plan names the operation, its source and its target, with linear addresses that have passed
-//! their segments (`operation`, `strings`, `cpu`). Then the source and the target are loaded, the
+//! their segments (`operation`, `operand`, `cpu`). Then the source and the target are loaded, the
 //! result is computed from values alone (`compute`), and the target is stored. All of it works on
 //! a copy of the registers, which replaces them at the end. So an instruction that stops has
 //! changed nothing, and one that has to wait for a device is executed again from its beginning
@@ -36,7 +36,6 @@
 //! and what leaves the guest by an exit of its own. [`Stop::Unsupported`] says so.
 mod alu;
 mod batch;
-mod bits;
 mod compute;
 mod cpu;
 pub mod decode;
@@ -46,14 +45,14 @@ pub mod instruction;
 pub mod machine;
 mod modrm;
 mod multiply;
+mod operand;
 mod operation;
-mod operation_more;
-mod operation_two;
 mod pieces;
 mod port;
 mod shift;
 mod strings;
 mod table;
+mod vector;
 
 pub use batch::{Batch, batch, finish_batch, is_port_string};
 pub use cpu::code_size;

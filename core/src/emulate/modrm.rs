@@ -6,50 +6,21 @@ use super::instruction::Memory;
 use crate::arch::SegmentName;
 use crate::regs::Regs;
 
-impl Decoder {
-    /// With 16-bit addresses.
-    #[cold]
-    pub(super) fn memory_16(&mut self, mode: u8, rm: u8) -> Memory {
-        const BX: Option<u8> = Some(Regs::RBX as u8);
-        const BP: Option<u8> = Some(Regs::RBP as u8);
-        const SI: Option<u8> = Some(Regs::RSI as u8);
-        const DI: Option<u8> = Some(Regs::RDI as u8);
-        let (base, index) = match rm {
-            0 => (BX, SI),
-            1 => (BX, DI),
-            2 => (BP, SI),
-            3 => (BP, DI),
-            4 => (SI, None),
-            5 => (DI, None),
-            6 if mode == 0 => (None, None),
-            6 => (BP, None),
-            _ => (BX, None),
-        };
-        let count = match mode {
-            0 if base.is_none() => 2,
-            0 => 0,
-            1 => 1,
-            _ => 2,
-        };
-        let stack = base == BP;
-        Memory {
-            base,
-            index,
-            scale: 0,
-            displacement: self.signed(count),
-            rip_relative: false,
-            segment: if stack {
-                SegmentName::Ss
-            } else {
-                SegmentName::Ds
-            },
-        }
-    }
+/// The base registers of 16-bit addresses, four bits for each value of rm: BX, BX, BP, BP, SI, DI,
+/// BP, BX.
+const BASES_16: u32 = 0x3576_5533;
 
-    /// With 32- and 64-bit addresses.
-    pub(super) fn memory_32(&mut self, mode: u8, rm: u8) -> Memory {
+impl Decoder {
+    /// With addresses of 16 bits, or of 32 and 64.
+    pub(super) fn memory(&mut self, mode: u8, rm: u8, is_16: bool) -> Memory {
         let (mut base, mut index, mut scale) = (rm, None, 0);
-        if rm == 4 {
+        let mut without_base = 5;
+        if is_16 {
+            base = (BASES_16 >> (4 * rm) & 7) as u8;
+            // SI or DI.
+            index = (rm < 4).then_some(Regs::RSI as u8 | rm & 1);
+            without_base = if rm == 6 { base } else { 8 };
+        } else if rm == 4 {
             let sib = self.byte();
             base = sib & 7;
             scale = sib >> 6;
@@ -57,16 +28,17 @@ impl Decoder {
             // The stack pointer is no index; R12 is one.
             index = (register != 4).then_some(register);
         }
-        let no_base = mode == 0 && base == 5;
+        let no_base = mode == 0 && base == without_base;
         let count = match mode {
-            0 if no_base => 4,
-            0 => 0,
+            0 if !no_base => 0,
             1 => 1,
+            _ if is_16 => 2,
             _ => 4,
         };
-        let stack = !no_base && self.rex & REX_B == 0 && matches!(base, 4 | 5);
+        let base = (!no_base).then_some(base | (self.rex & REX_B) << 3);
+        let stack = matches!(base, Some(4 | 5));
         Memory {
-            base: (!no_base).then_some(base | (self.rex & REX_B) << 3),
+            base,
             index,
             scale,
             displacement: self.signed(count),

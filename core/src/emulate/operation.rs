@@ -1,78 +1,129 @@
-//! What an instruction does, to which operands.
-use super::alu::Alu;
-use super::cpu::Cpu;
+//! What an instruction does, to which operands: by table.
+use super::cpu::{Cpu, Stopped};
 use super::instruction::{Instruction, Map, Prefixes};
-use super::machine::Stop;
-use crate::arch::{Exception, Rflags};
-use crate::regs::Regs;
+use super::machine::{Feature, Machine};
+use super::operand::{Form, Kind, Place};
+use crate::arch::Exception;
 
-const AX: u8 = Regs::RAX as u8;
-const CX: u8 = Regs::RCX as u8;
-
-/// What is done with the source and the target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Op {
-    Nothing,
-    Alu(Alu),
+/// Operations. Where an opcode's bits 5:3 or the extension choose one, they do it in this order.
+pub(super) mod op {
+    /// The eight operations of group 1.
+    pub(crate) const ADD: u8 = 0;
+    pub(crate) const OR: u8 = 1;
+    pub(crate) const ADC: u8 = 2;
+    pub(crate) const SBB: u8 = 3;
+    pub(crate) const AND: u8 = 4;
+    pub(crate) const SUB: u8 = 5;
+    pub(crate) const XOR: u8 = 6;
+    pub(crate) const CMP: u8 = 7;
+    /// Group 2: ROL, ROR, RCL, RCR, SHL, SHR, SHL, SAR; then SHLD and SHRD.
+    pub(crate) const SHIFT: u8 = 8;
+    pub(crate) const SHIFT_DOUBLE_LEFT: u8 = 16;
+    pub(crate) const SHIFT_DOUBLE_RIGHT: u8 = 17;
+    /// Group 3: TEST, TEST, NOT, NEG, MUL, IMUL, DIV, IDIV.
+    pub(crate) const TEST: u8 = 18;
+    pub(crate) const TEST_TOO: u8 = 19;
+    pub(crate) const NOT: u8 = 20;
+    pub(crate) const NEG: u8 = 21;
+    /// RAX by the target.
+    pub(crate) const MULTIPLY: u8 = 22;
+    pub(crate) const MULTIPLY_SIGNED: u8 = 23;
+    pub(crate) const DIVIDE: u8 = 24;
+    pub(crate) const DIVIDE_SIGNED: u8 = 25;
+    /// Group 8, whose first four are none: BT, BTS, BTR, BTC.
+    pub(crate) const GROUP_8: u8 = 22;
+    pub(crate) const BIT_TEST: u8 = 26;
+    pub(crate) const BIT_SET: u8 = 27;
+    pub(crate) const BIT_RESET: u8 = 28;
+    pub(crate) const BIT_COMPLEMENT: u8 = 29;
+    /// Groups 4 and 5.
+    pub(crate) const INC: u8 = 30;
+    pub(crate) const DEC: u8 = 31;
+    pub(crate) const MOVE: u8 = 32;
+    pub(crate) const MOVE_SIGNED: u8 = 33;
+    pub(crate) const MOVE_REVERSED: u8 = 34;
+    pub(crate) const EXCHANGE: u8 = 35;
+    pub(crate) const EXCHANGE_ADD: u8 = 36;
+    pub(crate) const COMPARE_EXCHANGE: u8 = 37;
+    pub(crate) const COMPARE_EXCHANGE_PAIR: u8 = 38;
+    /// The source by the target, or by an immediate.
+    pub(crate) const MULTIPLY_SHORT: u8 = 39;
+    pub(crate) const SET: u8 = 40;
+    pub(crate) const CONDITIONAL_MOVE: u8 = 41;
+    pub(crate) const SCAN_FORWARD: u8 = 42;
+    pub(crate) const SCAN_REVERSE: u8 = 43;
+    pub(crate) const TRAILING_ZEROS: u8 = 44;
+    pub(crate) const LEADING_ZEROS: u8 = 45;
+    pub(crate) const POP_COUNT: u8 = 46;
+    pub(crate) const CALL: u8 = 47;
+    pub(crate) const JUMP: u8 = 48;
     /// The target is subtracted from the source, as strings do it.
-    Compare,
-    Test,
-    Not,
-    Neg,
-    Inc,
-    Dec,
-    Move,
-    MoveSigned,
-    MoveReversed,
-    Exchange,
-    ExchangeAdd,
-    CompareExchange,
-    CompareExchangePair,
-    /// 0 test, 1 set, 2 reset, 3 complement.
-    Bit(u8),
-    /// As group 2 numbers them.
-    Shift(u8),
-    ShiftDouble {
-        right: bool,
-    },
-    /// RAX by the source.
-    Multiply {
-        signed: bool,
-    },
-    /// The target by the source, or the source by an immediate.
-    MultiplySigned {
-        immediate: bool,
-    },
-    Divide {
-        signed: bool,
-    },
-    Set,
-    ConditionalMove,
-    BitScan {
-        reverse: bool,
-    },
-    TrailingZeros,
-    LeadingZeros,
-    PopCount,
-    Call,
-    Jump,
+    pub(crate) const COMPARE: u8 = 49;
+    pub(crate) const NOTHING: u8 = 50;
     /// A move to half of a vector register, or from it.
-    LowHalf,
-    HighHalf,
-    FromHighHalf,
+    pub(crate) const LOW_HALF: u8 = 51;
+    pub(crate) const HIGH_HALF: u8 = 52;
+    pub(crate) const FROM_HIGH_HALF: u8 = 53;
+
+    pub(super) const fn set(operations: &[u8]) -> u64 {
+        let (mut set, mut rest) = (0, operations);
+        while let [first, more @ ..] = rest {
+            set |= 1 << *first;
+            rest = more;
+        }
+        set
+    }
 }
 
-/// An operand.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
-    None,
-    Register(u8),
-    Immediate(u64),
-    /// At a linear address, checked against its segment.
-    Memory(u64),
-    Vector(u8),
-    Port(u16),
-}
+/// These leave the target alone.
+const READING: u64 = op::set(&[
+    op::CMP,
+    op::TEST,
+    op::TEST_TOO,
+    op::MULTIPLY,
+    op::MULTIPLY_SIGNED,
+    op::DIVIDE,
+    op::DIVIDE_SIGNED,
+    op::BIT_TEST,
+    op::JUMP,
+    op::COMPARE,
+    op::NOTHING,
+]);
+/// These do not look at it.
+const WRITING: u64 = op::set(&[
+    op::MOVE,
+    op::MOVE_SIGNED,
+    op::MOVE_REVERSED,
+    op::SET,
+    op::SCAN_FORWARD,
+    op::SCAN_REVERSE,
+    op::TRAILING_ZEROS,
+    op::LEADING_ZEROS,
+    op::POP_COUNT,
+    op::CALL,
+    op::FROM_HIGH_HALF,
+]);
+/// These may have a LOCK prefix, with a target in memory.
+const LOCKABLE: u64 = op::set(&[
+    op::ADD,
+    op::OR,
+    op::ADC,
+    op::SBB,
+    op::AND,
+    op::SUB,
+    op::XOR,
+    op::NOT,
+    op::NEG,
+    op::BIT_SET,
+    op::BIT_RESET,
+    op::BIT_COMPLEMENT,
+    op::INC,
+    op::DEC,
+    op::EXCHANGE,
+    op::EXCHANGE_ADD,
+    op::COMPARE_EXCHANGE,
+    op::COMPARE_EXCHANGE_PAIR,
+]);
 
 /// What happens to the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,324 +133,295 @@ pub(super) enum Use {
     Modify,
 }
 
+/// What an operation does to its target.
+pub(super) fn using(operation: u8) -> Use {
+    let is_in = |set: u64| set >> (operation & 63) & 1 != 0;
+    if is_in(READING) {
+        Use::Read
+    } else if is_in(WRITING) {
+        Use::Write
+    } else {
+        Use::Modify
+    }
+}
+
 /// An operation with its operands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
-    pub(super) op: Op,
+    pub(super) op: u8,
     pub(super) source: Place,
-    pub(super) source_size: u8,
     pub(super) target: Place,
-    pub(super) target_size: u8,
-    pub(super) using: Use,
 }
 
-/// Whether an instruction uses the stack, and ES, without saying so.
-pub(super) fn implied_segments(instruction: &Instruction) -> (bool, bool) {
-    let opcode = instruction.opcode;
-    match instruction.map {
-        Map::Primary => match opcode {
-            0x50..=0x5f | 0x68 | 0x6a | 0x8f | 0x9c | 0xc2 | 0xc3 | 0xe8 => (true, false),
-            0xff => (matches!(instruction.extension(), 2 | 6), false),
-            _ => (false, super::strings::is_string(instruction)),
-        },
-        _ => (false, false),
-    }
+/// The operation of some opcodes, and the forms of their operands.
+#[derive(Clone, Copy)]
+struct Row {
+    opcode: u8,
+    /// The bits of the opcode that do not matter.
+    any: u8,
+    /// The operation, and above it what is added to it.
+    op: u8,
+    target: Form,
+    source: Form,
 }
 
-/// Finds the operands of an instruction, moves the stack pointer, and checks the operands in
-/// memory against their segments.
-// Once in the module, not once per vendor.
-#[inline(never)]
-pub(super) fn plan(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
-    let plan = match cpu.instruction.map {
-        Map::Primary => primary(cpu),
-        Map::Secondary => super::operation_two::secondary(cpu),
-        Map::Third38 => super::operation_more::third_38(cpu),
-        Map::Third3A | Map::Extended => Err(Stop::Unsupported),
-    }?;
-    if cpu.instruction.has(Prefixes::LOCK) && !may_lock(&plan) {
-        return Err(Stop::Exception(Exception::invalid_opcode()));
-    }
-    Ok(plan)
-}
+/// The extension is added to the operation.
+const EXTENSION: u8 = 1 << 6;
+/// Bits 5:3 of the opcode are.
+const OPCODE: u8 = 1 << 7;
 
-fn may_lock(plan: &Plan) -> bool {
-    let op = matches!(
-        plan.op,
-        Op::Alu(_)
-            | Op::Not
-            | Op::Neg
-            | Op::Inc
-            | Op::Dec
-            | Op::Bit(_)
-            | Op::Exchange
-            | Op::ExchangeAdd
-            | Op::CompareExchange
-            | Op::CompareExchangePair
-    );
-    op && plan.using == Use::Modify && matches!(plan.target, Place::Memory(_))
-}
-
-impl Cpu<'_> {
-    /// The operand that ModRM's rm field names.
-    #[inline(never)]
-    pub(super) fn rm(&self, size: u8, write: bool) -> Result<Place, Stop> {
-        match &self.instruction.memory {
-            Some(memory) => {
-                let linear = self.linear(self.offset(memory), size, write)?;
-                Ok(Place::Memory(linear))
-            }
-            None => Ok(Place::Register(self.instruction.rm)),
-        }
-    }
-
-    #[inline(never)]
-    pub(super) fn reg(&self) -> Place {
-        Place::Register(self.instruction.reg)
-    }
-
-    /// The target is the rm operand.
-    pub(super) fn to_rm(&self, op: Op, using: Use, source: Place) -> Result<Plan, Stop> {
-        let size = self.instruction.operand_size;
-        let target = self.rm(size, using != Use::Read)?;
-        Ok(same(op, using, target, source, size))
-    }
-
-    /// The target is the reg operand and the source the rm operand.
-    pub(super) fn to_reg(&self, op: Op, using: Use) -> Result<Plan, Stop> {
-        let size = self.instruction.operand_size;
-        Ok(same(op, using, self.reg(), self.rm(size, false)?, size))
-    }
-
-    /// The same with a smaller source.
-    pub(super) fn extend(&self, op: Op, source_size: u8) -> Result<Plan, Stop> {
-        let target_size = self.instruction.operand_size;
-        Ok(Plan {
-            op,
-            source: self.rm(source_size, false)?,
-            source_size,
-            target: self.reg(),
-            target_size,
-            using: Use::Write,
-        })
-    }
-
-    /// The target is memory only, not a register.
-    pub(super) fn only_memory(&self) -> Result<(), Stop> {
-        if self.instruction.memory.is_none() {
-            return Err(Stop::Exception(Exception::invalid_opcode()));
-        }
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn push_plan(&mut self, op: Op, source: Place) -> Result<Plan, Stop> {
-        let size = self.instruction.operand_size;
-        let target = Place::Memory(self.push(size)?);
-        Ok(same(op, Use::Write, target, source, size))
-    }
-}
-
-/// Both operands have one size.
-#[inline(never)]
-pub(super) fn same(op: Op, using: Use, target: Place, source: Place, size: u8) -> Plan {
-    Plan {
+const fn row(opcode: u8, any: u8, op: u8, target: Form, source: Form) -> Row {
+    Row {
+        opcode,
+        any,
         op,
-        source,
-        source_size: size,
         target,
-        target_size: size,
-        using,
+        source,
     }
 }
 
-/// Nothing to do.
-pub(super) fn nothing() -> Plan {
-    same(Op::Nothing, Use::Read, Place::None, Place::None, 1)
-}
+use Form::{
+    Accumulator, Bit, Count, Destination, Immediate, Narrow, Nothing, Pop, Port, Push, Reg, Rm,
+    Source, Special,
+};
 
-fn primary(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
-    let instruction = cpu.instruction;
-    let opcode = instruction.opcode;
-    let size = instruction.operand_size;
-    let immediate = Place::Immediate(instruction.immediate);
-    let accumulator = Place::Register(AX);
-    match opcode {
-        0x00..=0x3f => {
-            let alu = Alu::from_number(opcode >> 3);
-            let using = if alu == Alu::Cmp {
-                Use::Read
-            } else {
-                Use::Modify
-            };
-            match opcode & 7 {
-                0 | 1 => cpu.to_rm(Op::Alu(alu), using, cpu.reg()),
-                2 | 3 => cpu.to_reg(Op::Alu(alu), using),
-                4 | 5 => Ok(same(Op::Alu(alu), using, accumulator, immediate, size)),
-                _ => Err(Stop::Unsupported),
-            }
-        }
-        0x40..=0x4f => {
-            let op = if opcode & 8 == 0 { Op::Inc } else { Op::Dec };
-            let target = Place::Register(opcode & 7);
-            Ok(same(op, Use::Modify, target, Place::None, size))
-        }
-        0x50..=0x57 => {
-            // PUSH of the stack pointer pushes its old value.
-            let value = cpu.register(instruction.reg, size);
-            cpu.push_plan(Op::Move, Place::Immediate(value))
-        }
-        0x58..=0x5f => {
-            let source = Place::Memory(cpu.pop(size, 0)?);
-            Ok(same(Op::Move, Use::Write, cpu.reg(), source, size))
-        }
-        0x63 if cpu.long => cpu.extend(Op::MoveSigned, size.min(4)),
-        0x68 | 0x6a => cpu.push_plan(Op::Move, immediate),
-        0x69 | 0x6b => cpu.to_reg(Op::MultiplySigned { immediate: true }, Use::Write),
-        0x80..=0x83 => {
-            let alu = Alu::from_number(instruction.extension());
-            let using = if alu == Alu::Cmp {
-                Use::Read
-            } else {
-                Use::Modify
-            };
-            cpu.to_rm(Op::Alu(alu), using, immediate)
-        }
-        0x84 | 0x85 => cpu.to_rm(Op::Test, Use::Read, cpu.reg()),
-        0x86 | 0x87 => cpu.to_rm(Op::Exchange, Use::Modify, cpu.reg()),
-        0x88 | 0x89 => cpu.to_rm(Op::Move, Use::Write, cpu.reg()),
-        0x8a | 0x8b => cpu.to_reg(Op::Move, Use::Write),
-        0x8c => {
-            let Some(selector) = cpu.selector else {
-                return Err(Stop::Exception(Exception::invalid_opcode()));
-            };
-            // In memory it has two bytes, whatever the operand size is.
-            let size = if instruction.memory.is_some() {
-                2
-            } else {
-                size
-            };
-            let target = cpu.rm(size, true)?;
-            let source = Place::Immediate(selector.into());
-            Ok(same(Op::Move, Use::Write, target, source, size))
-        }
-        0x8d => {
-            cpu.only_memory()?;
-            let offset = instruction.memory.map_or(0, |memory| cpu.offset(&memory));
-            let source = Place::Immediate(offset);
-            Ok(same(Op::Move, Use::Write, cpu.reg(), source, size))
-        }
-        0x8f if instruction.extension() == 0 => {
-            let source = Place::Memory(cpu.pop(size, 0)?);
-            cpu.to_rm(Op::Move, Use::Write, source)
-        }
-        0x90 if instruction.reg == 0 => Ok(nothing()),
-        0x90..=0x97 => Ok(same(
-            Op::Exchange,
-            Use::Modify,
-            cpu.reg(),
-            accumulator,
-            size,
-        )),
-        0x9c if cpu.may_push_flags() => {
-            let hidden = Rflags::RF.bits() | Rflags::VM.bits();
-            let value = cpu.regs.rflags & !hidden;
-            cpu.push_plan(Op::Move, Place::Immediate(value))
-        }
-        0xa0 | 0xa1 => {
-            let source = cpu.rm(size, false)?;
-            Ok(same(Op::Move, Use::Write, accumulator, source, size))
-        }
-        0xa2 | 0xa3 => cpu.to_rm(Op::Move, Use::Write, accumulator),
-        0xa8 | 0xa9 => Ok(same(Op::Test, Use::Read, accumulator, immediate, size)),
-        0xb0..=0xbf => Ok(same(Op::Move, Use::Write, cpu.reg(), immediate, size)),
-        0xc0 | 0xc1 | 0xd0..=0xd3 => {
-            let count = match opcode {
-                0xc0 | 0xc1 => instruction.immediate,
-                0xd0 | 0xd1 => 1,
-                _ => cpu.register(CX, 1),
-            };
-            let op = Op::Shift(instruction.extension());
-            cpu.to_rm(op, Use::Modify, Place::Immediate(count))
-        }
-        0xc2 | 0xc3 => {
-            let source = Place::Memory(cpu.pop(size, instruction.immediate)?);
-            Ok(same(Op::Jump, Use::Read, Place::None, source, size))
-        }
-        0xc6 | 0xc7 if instruction.extension() == 0 => cpu.to_rm(Op::Move, Use::Write, immediate),
-        // XLAT.
-        0xd7 => {
-            let table = cpu.register(Regs::RBX as u8, 8);
-            let offset = table.wrapping_add(cpu.register(AX, 1));
-            let offset = offset & super::cpu::mask(instruction.address_size);
-            let source = Place::Memory(cpu.linear(offset, 1, false)?);
-            Ok(same(Op::Move, Use::Write, accumulator, source, 1))
-        }
-        0xe4..=0xe7 | 0xec..=0xef => {
-            let size = size.min(4);
-            let port = match opcode & 8 {
-                0 => (instruction.immediate & 0xff) as u16,
-                _ => cpu.register(Regs::RDX as u8, 2) as u16,
-            };
-            let (target, source) = match opcode & 2 {
-                0 => (accumulator, Place::Port(port)),
-                _ => (Place::Port(port), accumulator),
-            };
-            Ok(same(Op::Move, Use::Write, target, source, size))
-        }
-        0xe8 => {
-            let to = cpu.next.wrapping_add(instruction.immediate);
-            cpu.push_plan(Op::Call, Place::Immediate(to))
-        }
-        0xf6 | 0xf7 => group_3(cpu),
-        0xfe | 0xff => group_5(cpu),
-        _ => Err(Stop::Unsupported),
-    }
-}
+/// What accesses devices most often comes first.
+static PRIMARY: [Row; 40] = [
+    row(0x88, 1, op::MOVE, Rm, Reg),
+    row(0x8a, 1, op::MOVE, Reg, Rm),
+    row(0xc6, 1, op::MOVE, Rm, Immediate),
+    row(0x6c, 1, op::MOVE, Destination, Port),
+    row(0x6e, 1, op::MOVE, Port, Source),
+    row(0xa4, 1, op::MOVE, Destination, Source),
+    row(0xa6, 1, op::COMPARE, Destination, Source),
+    row(0xaa, 1, op::MOVE, Destination, Accumulator),
+    row(0xac, 1, op::MOVE, Accumulator, Source),
+    row(0xae, 1, op::COMPARE, Destination, Accumulator),
+    row(0x00, 0x39, op::ADD | OPCODE, Rm, Reg),
+    row(0x02, 0x39, op::ADD | OPCODE, Reg, Rm),
+    row(0x04, 0x39, op::ADD | OPCODE, Accumulator, Immediate),
+    row(0x80, 3, op::ADD | EXTENSION, Rm, Immediate),
+    row(0x84, 1, op::TEST, Rm, Reg),
+    row(0x86, 1, op::EXCHANGE, Rm, Reg),
+    row(0xa0, 1, op::MOVE, Accumulator, Rm),
+    row(0xa2, 1, op::MOVE, Rm, Accumulator),
+    row(0xa8, 1, op::TEST, Accumulator, Immediate),
+    row(0xc0, 1, op::SHIFT | EXTENSION, Rm, Immediate),
+    row(0xd0, 3, op::SHIFT | EXTENSION, Rm, Count),
+    row(0xf6, 1, op::TEST | EXTENSION, Rm, Immediate),
+    row(0xfe, 1, op::INC | EXTENSION, Rm, Nothing),
+    row(0x40, 0xf, op::INC | OPCODE, Reg, Nothing),
+    row(0x50, 7, op::MOVE, Push, Reg),
+    row(0x58, 7, op::MOVE, Reg, Pop),
+    row(0x63, 0, op::MOVE_SIGNED, Reg, Narrow),
+    row(0x68, 2, op::MOVE, Push, Immediate),
+    row(0x69, 2, op::MULTIPLY_SHORT, Reg, Rm),
+    row(0x8c, 0, op::MOVE, Rm, Special),
+    row(0x8d, 0, op::MOVE, Reg, Special),
+    row(0x8f, 0, op::MOVE, Rm, Pop),
+    row(0x90, 7, op::EXCHANGE, Reg, Accumulator),
+    row(0x9c, 0, op::MOVE, Push, Special),
+    row(0xb0, 0xf, op::MOVE, Reg, Immediate),
+    row(0xc2, 1, op::JUMP, Nothing, Pop),
+    row(0xd7, 0, op::MOVE, Accumulator, Special),
+    row(0xe4, 9, op::MOVE, Accumulator, Port),
+    row(0xe6, 9, op::MOVE, Port, Accumulator),
+    row(0xe8, 0, op::CALL, Push, Special),
+];
+/// The members of group 5 that are no INC or DEC.
+const CALL_INDIRECT: Row = row(0xff, 0, op::CALL, Push, Rm);
+const JUMP_INDIRECT: Row = row(0xff, 0, op::JUMP, Nothing, Rm);
+const PUSH_INDIRECT: Row = row(0xff, 0, op::MOVE, Push, Rm);
+/// No-operations: hints, and what would act on a cache.
+const NOTHING: Row = row(0, 0, op::NOTHING, Nothing, Nothing);
 
-fn group_3(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
-    let size = cpu.instruction.operand_size;
-    let source = |op| {
-        let source = cpu.rm(size, false)?;
-        Ok(same(op, Use::Read, Place::None, source, size))
+static SECONDARY: [Row; 16] = [
+    row(0xb6, 1, op::MOVE, Reg, Narrow),
+    row(0xbe, 1, op::MOVE_SIGNED, Reg, Narrow),
+    row(0x40, 0xf, op::CONDITIONAL_MOVE, Reg, Rm),
+    row(0x90, 0xf, op::SET, Rm, Nothing),
+    row(0xa3, 0x18, op::GROUP_8 | OPCODE, Bit, Reg),
+    row(0xba, 0, op::GROUP_8 | EXTENSION, Rm, Immediate),
+    row(0xa4, 1, op::SHIFT_DOUBLE_LEFT, Rm, Reg),
+    row(0xac, 1, op::SHIFT_DOUBLE_RIGHT, Rm, Reg),
+    row(0xaf, 0, op::MULTIPLY_SHORT, Reg, Rm),
+    row(0xb0, 1, op::COMPARE_EXCHANGE, Rm, Reg),
+    row(0xb8, 0, op::POP_COUNT, Reg, Rm),
+    row(0xbc, 0, op::SCAN_FORWARD, Reg, Rm),
+    row(0xbd, 0, op::SCAN_REVERSE, Reg, Rm),
+    row(0xc0, 1, op::EXCHANGE_ADD, Rm, Reg),
+    row(0xc3, 0, op::MOVE, Rm, Reg),
+    row(0xc7, 0, op::COMPARE_EXCHANGE_PAIR, Rm, Nothing),
+];
+
+/// MOVBE.
+static THIRD_38: [Row; 2] = [
+    row(0xf0, 0, op::MOVE_REVERSED, Reg, Rm),
+    row(0xf1, 0, op::MOVE_REVERSED, Rm, Reg),
+];
+
+fn find(instruction: &Instruction) -> Option<Row> {
+    let rows: &[Row] = match instruction.map {
+        Map::Primary => &PRIMARY,
+        Map::Secondary => &SECONDARY,
+        Map::Third38 => &THIRD_38,
+        Map::Third3A | Map::Extended => &[],
     };
-    match cpu.instruction.extension() {
-        0 | 1 => {
-            let immediate = Place::Immediate(cpu.instruction.immediate);
-            cpu.to_rm(Op::Test, Use::Read, immediate)
-        }
-        2 => cpu.to_rm(Op::Not, Use::Modify, Place::None),
-        3 => cpu.to_rm(Op::Neg, Use::Modify, Place::None),
-        4 => source(Op::Multiply { signed: false }),
-        5 => source(Op::Multiply { signed: true }),
-        6 => source(Op::Divide { signed: false }),
-        _ => source(Op::Divide { signed: true }),
-    }
+    let fits = |row: &&Row| (row.opcode ^ instruction.opcode) & !row.any == 0;
+    rows.iter().find(fits).copied()
 }
 
-fn group_5(cpu: &mut Cpu<'_>) -> Result<Plan, Stop> {
-    let instruction = cpu.instruction;
-    let size = instruction.operand_size;
-    match (instruction.extension(), instruction.opcode) {
-        (0, _) => cpu.to_rm(Op::Inc, Use::Modify, Place::None),
-        (1, _) => cpu.to_rm(Op::Dec, Use::Modify, Place::None),
-        (2, 0xff) => {
-            let source = cpu.rm(size, false)?;
-            cpu.push_plan(Op::Call, source)
+impl<M: Machine> Cpu<'_, M> {
+    /// Finds the operands of an instruction, moves the stack pointer, and checks the operands in
+    /// memory against their segments.
+    pub(super) fn plan(&mut self) -> Result<Plan, Stopped> {
+        let Some(mut row) = find(self.instruction) else {
+            return self.without_row();
+        };
+        let mut size = self.instruction.operand_size;
+        self.refine(&mut row, &mut size)?;
+        if row.target == Port || row.source == Port {
+            size = size.min(4);
         }
-        (4, 0xff) => {
-            let source = cpu.rm(size, false)?;
-            Ok(same(Op::Jump, Use::Read, Place::None, source, size))
+        let number = match row.op & (EXTENSION | OPCODE) {
+            EXTENSION => self.instruction.extension(),
+            OPCODE => self.instruction.opcode >> 3 & 7,
+            _ => 0,
+        };
+        let op = (row.op & 63) + number;
+        let mut source = self.operand(row.source, size, false)?;
+        if row.target == Push && source.kind == Kind::Register {
+            // A push of the stack pointer pushes its old value.
+            source.value = self.register(source.value as u8, size);
+            source.kind = Kind::Value;
         }
-        (6, 0xff) => {
-            let source = cpu.rm(size, false)?;
-            let source = match source {
-                Place::Register(number) => Place::Immediate(cpu.register(number, size)),
-                other => other,
-            };
-            cpu.push_plan(Op::Move, source)
+        let using = using(op);
+        let target = self.operand(row.target, size, using != Use::Read)?;
+        let in_memory = target.kind == Kind::Memory;
+        if size == 16 && target.value % 16 != 0 {
+            return Err(self.fault(Exception::GP));
         }
-        (7, _) | (2.., 0xfe) => Err(Stop::Exception(Exception::invalid_opcode())),
-        _ => Err(Stop::Unsupported),
+        let lockable = in_memory && using == Use::Modify && LOCKABLE >> op & 1 != 0;
+        if self.instruction.has(Prefixes::LOCK) && !lockable {
+            return Err(self.raise(Exception::invalid_opcode()));
+        }
+        Ok(Plan { op, source, target })
+    }
+
+    /// What more than the opcode decides.
+    fn refine(&mut self, row: &mut Row, size: &mut u8) -> Result<(), Stopped> {
+        let instruction = self.instruction;
+        let extension = instruction.extension();
+        let in_memory = instruction.memory.is_some();
+        let repeat = instruction.has(Prefixes::REP);
+        let plain = !repeat && !instruction.has(Prefixes::REPNE);
+        let mut exists = true;
+        let known = match (instruction.map, instruction.opcode) {
+            (Map::Primary, 0x63) => self.long,
+            (Map::Primary, 0x8c) => {
+                // In memory it has two bytes, whatever the operand size is.
+                if in_memory {
+                    *size = 2;
+                }
+                exists = extension < 6;
+                true
+            }
+            (Map::Primary, 0x8d) => {
+                exists = in_memory;
+                true
+            }
+            (Map::Primary, 0x8f | 0xc6 | 0xc7) => extension == 0,
+            (Map::Primary, 0x90) => {
+                if instruction.reg == 0 {
+                    *row = NOTHING;
+                }
+                true
+            }
+            (Map::Primary, 0x9c) => self.may_push_flags(),
+            (Map::Primary, opcode @ (0xfe | 0xff)) if extension >= 2 => {
+                exists = opcode == 0xff && extension != 7;
+                *row = match extension {
+                    2 => CALL_INDIRECT,
+                    4 => JUMP_INDIRECT,
+                    _ => PUSH_INDIRECT,
+                };
+                extension & 1 == 0
+            }
+            (Map::Secondary, 0xba) => extension >= 4,
+            (Map::Secondary, 0xb8) => {
+                exists = self.machine.has(Feature::Popcnt);
+                repeat
+            }
+            (Map::Secondary, 0xbc) => {
+                if repeat && self.machine.has(Feature::Tzcnt) {
+                    row.op = op::TRAILING_ZEROS;
+                }
+                true
+            }
+            (Map::Secondary, 0xbd) => {
+                if repeat && self.machine.has(Feature::Lzcnt) {
+                    row.op = op::LEADING_ZEROS;
+                }
+                true
+            }
+            (Map::Secondary, 0xc3) => {
+                exists = in_memory;
+                plain
+            }
+            (Map::Secondary, 0xc7) => {
+                *size = if *size == 8 { 16 } else { 8 };
+                extension == 1 && in_memory
+            }
+            (Map::Third38, _) => {
+                exists = in_memory && self.machine.has(Feature::Movbe);
+                plain
+            }
+            _ => true,
+        };
+        if known && exists {
+            Ok(())
+        } else if known || !exists && instruction.map == Map::Primary {
+            Err(self.raise(Exception::invalid_opcode()))
+        } else {
+            Err(Stopped)
+        }
+    }
+
+    /// The rest of the map behind 0F: what does nothing, and moves of vector registers.
+    fn without_row(&mut self) -> Result<Plan, Stopped> {
+        let instruction = self.instruction;
+        let nothing = match instruction.opcode {
+            _ if instruction.map != Map::Secondary => return Err(Stopped),
+            // Hints have no operand to look at.
+            0x0d | 0x18..=0x1f => true,
+            // CLFLUSH, CLFLUSHOPT and CLWB look at theirs.
+            0xae if instruction.memory.is_some() => {
+                let repeat = Prefixes::REP | Prefixes::REPNE;
+                let first = if instruction.has(Prefixes::OPERAND) {
+                    6
+                } else {
+                    7
+                };
+                let known = instruction.extension() >= first;
+                if known && !instruction.prefixes.intersects(repeat) {
+                    self.operand(Rm, 1, false)?;
+                    true
+                } else {
+                    false
+                }
+            }
+            _ => false,
+        };
+        if !nothing {
+            return self.vector();
+        }
+        if instruction.has(Prefixes::LOCK) {
+            return Err(self.raise(Exception::invalid_opcode()));
+        }
+        Ok(Plan {
+            op: op::NOTHING,
+            source: Place::NOTHING,
+            target: Place::NOTHING,
+        })
     }
 }

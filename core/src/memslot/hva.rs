@@ -9,9 +9,8 @@ use core::ops::Range;
 use waterbear_hal::{Hal, Hva};
 
 use crate::Error;
-use crate::mem::{Heap, Vec};
+use crate::mem::{Heap, Vec, edited};
 
-use super::edit::edited;
 use super::slot::Slot;
 
 /// Deeper than a tree of 2^16 elements, one pending piece per level.

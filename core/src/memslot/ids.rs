@@ -6,7 +6,7 @@
 use waterbear_hal::Hal;
 
 use crate::Error;
-use crate::mem::{Heap, Shared, Vec};
+use crate::mem::{Heap, Shared, Vec, push, room};
 
 use super::slot::Slot;
 
@@ -49,26 +49,27 @@ impl<H: Hal> IdIndex<H> {
     ) -> Result<Self, Error> {
         let (at, within) = (id as usize / PAGE_IDS, id as usize % PAGE_IDS);
         let old = self.pages.get(at).and_then(Option::as_ref);
-        let mut page: Page<H> = old.map_or([const { None }; PAGE_IDS], |old| (**old).clone());
-        if let Some(place) = page.get_mut(within) {
-            *place = slot.cloned();
-        }
-        let mut page = match page.iter().all(Option::is_none) {
+        let other = |i: usize| match i == within {
             true => None,
-            false => Some(Shared::new(hal, page)?),
+            false => old?.get(i)?.as_ref(),
         };
+        let mut page = None;
+        if slot.is_some() || (0..PAGE_IDS).any(|i| other(i).is_some()) {
+            let slot = |i| if i == within { slot } else { other(i) };
+            page = Some(Shared::from_fn(hal, |i| slot(i).cloned())?);
+        }
         let len = self.pages.len().max(at + 1);
-        let mut pages = Vec::new_in(Heap(hal.clone()));
-        pages.try_reserve_exact(len)?;
+        let mut pages = room(hal, len)?;
         for i in 0..len {
-            // Within the capacity just reserved.
-            pages.push(match i == at {
+            let page = match i == at {
                 true => page.take(),
                 false => self.pages.get(i).cloned().flatten(),
-            });
+            };
+            push(&mut pages, page);
         }
-        let last = pages.iter().rposition(Option::is_some);
-        pages.truncate(last.map_or(0, |last| last + 1));
+        while let Some(None) = pages.last() {
+            pages.pop();
+        }
         Ok(Self { pages })
     }
 }

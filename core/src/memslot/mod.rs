@@ -15,7 +15,6 @@
 //! | [`set`] | all slots of one address space, with three indexes |
 //! | [`hva`] | the index by host address |
 //! | [`ids`] | the index by id, which owns the slots |
-//! | `edit` | a copy of an index with one element changed |
 //! | [`generation`] | the number of a set, and what an MMIO entry keeps of it |
 //! | [`gate`] | unmap notifications against publishing |
 //! | [`update`] | the two locks, the order of steps, undoing a failure |
@@ -40,7 +39,6 @@
 //! "counts for every slot, flag := on" (MS-6).
 pub mod arch;
 pub mod dirty;
-mod edit;
 pub mod gate;
 pub mod generation;
 pub mod hooks;

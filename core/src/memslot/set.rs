@@ -5,9 +5,8 @@ use waterbear_hal::sync::atomic::{AtomicU64, Ordering};
 use waterbear_hal::{Gfn, Hal, Hva};
 
 use crate::Error;
-use crate::mem::{Box, Heap, Shared, Vec, boxed};
+use crate::mem::{Box, Heap, Shared, Vec, boxed, edited};
 
-use super::edit::edited;
 use super::generation::Generation;
 use super::hva::{Hits, HvaIndex};
 use super::ids::IdIndex;
@@ -106,10 +105,11 @@ impl<H: Hal> SlotSet<H> {
         if gfn >= frames.end() {
             return None;
         }
-        self.by_id(frames.id.into())
+        self.by_id.get(frames.id.into())
     }
 
     /// The slot of that name; it may be INVALID (MS-7). Constant time.
+    #[inline(never)]
     pub fn by_id(&self, id: u32) -> Option<&Shared<Slot<H>, H>> {
         self.by_id.get(id)
     }

@@ -15,13 +15,21 @@ pub const ADDRESS_SPACES: usize = 2;
 
 /// The number of an address space, which exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SpaceId(u8);
+pub struct SpaceId(Number);
+
+/// So that whoever has one knows that it is in range.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+enum Number {
+    Normal,
+    Smm,
+}
 
 impl SpaceId {
     /// What a vCPU sees outside system management mode.
-    pub const NORMAL: SpaceId = SpaceId(0);
+    pub const NORMAL: SpaceId = SpaceId(Number::Normal);
     /// What a vCPU sees in system management mode.
-    pub const SMM: SpaceId = SpaceId(1);
+    pub const SMM: SpaceId = SpaceId(Number::Smm);
     /// Every address space.
     pub const ALL: [SpaceId; ADDRESS_SPACES] = [SpaceId::NORMAL, SpaceId::SMM];
 

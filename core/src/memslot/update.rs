@@ -205,13 +205,13 @@ impl<H: Hal> Memslots<H> {
                 Ok(())
             }
             Step::Delete(old) => {
-                self.publish_twice(hooks, &old, || Ok(None))?;
+                self.publish_twice(hooks, &old, None)?;
                 *total = total.saturating_sub(old.npages);
                 hooks.committed(&Change::Delete { old: &old });
                 Ok(())
             }
             Step::Move(old) => {
-                let moved = || Ok(Some(self.prepare(&request, Some(&old), starts_set)?));
+                let moved = Some((&request, starts_set));
                 if let Some(new) = self.publish_twice(hooks, &old, moved)? {
                     hooks.committed(&Change::Move {
                         old: &old,
@@ -296,12 +296,12 @@ impl<H: Hal> Memslots<H> {
     }
 
     /// DELETE and MOVE: publish an INVALID copy, zap, publish without the slot
-    /// or with what `prepare` makes (MS-3).
+    /// or with what the request `moved` makes of it (MS-3).
     fn publish_twice(
         &self,
         hooks: &impl SlotHooks<H>,
         old: &Shared<Slot<H>, H>,
-        prepare: impl FnOnce() -> Result<Option<Shared<Slot<H>, H>>, Error>,
+        moved: Option<(&Request, bool)>,
     ) -> Result<Option<Shared<Slot<H>, H>>, Error> {
         let space = old.space;
         let slots = self.read();
@@ -322,7 +322,10 @@ impl<H: Hal> Memslots<H> {
 
         let arch = self.lock_arch();
         let last = before.next().next();
-        let made = prepare().and_then(|new| {
+        let prepared = moved
+            .map(|(request, starts_set)| self.prepare(request, Some(old), starts_set))
+            .transpose();
+        let made = prepared.and_then(|new| {
             let set = original.get().with(&self.hal, old.id, new.as_ref(), last)?;
             Ok((set, new))
         });

@@ -36,10 +36,7 @@ const PSE_36: Range<u32> = 13..21;
 
 /// The bits below number `bit`, at most 63.
 const fn below(bit: u32) -> u64 {
-    match 1_u64.checked_shl(bit) {
-        Some(first) => first - 1,
-        None => u64::MAX,
-    }
+    1_u64.wrapping_shl(bit).wrapping_sub(1)
 }
 
 /// The bits of a range.
@@ -76,45 +73,35 @@ impl Layout {
         }
         let cpu = &regs.cpu;
         let physical_bits = u32::from(cpu.physical_bits).clamp(32, 52);
-        let no_execute = if regs.efer.contains(Efer::NXE) {
-            0
-        } else {
-            NO_EXECUTE
+        let mut layout = Self {
+            width: Width::Qword,
+            top: 2,
+            index_bits: 9,
+            large: 2,
+            reserved: bits(physical_bits..63),
+            link_reserved: 0,
+            physical_bits,
+            frame: FRAME & below(physical_bits),
         };
-        Some(if regs.efer.contains(Efer::LMA) {
-            Self {
-                width: Width::Qword,
-                top: if regs.cr4.contains(Cr4::LA57) { 5 } else { 4 },
-                index_bits: 9,
-                large: if cpu.pages_1g { 3 } else { 2 },
-                reserved: bits(physical_bits..52) | no_execute,
-                link_reserved: if cpu.link_global_reserved { GLOBAL } else { 0 },
-                physical_bits,
-                frame: FRAME & below(physical_bits),
+        if regs.efer.contains(Efer::LMA) {
+            layout.top = 4 + u32::from(regs.cr4.contains(Cr4::LA57));
+            layout.large += u32::from(cpu.pages_1g);
+            layout.reserved = bits(physical_bits..52);
+            if cpu.link_global_reserved {
+                layout.link_reserved = GLOBAL;
             }
-        } else if regs.cr4.contains(Cr4::PAE) {
-            Self {
-                width: Width::Qword,
-                top: 2,
-                index_bits: 9,
-                large: 2,
-                reserved: bits(physical_bits..63) | no_execute,
-                link_reserved: 0,
-                physical_bits,
-                frame: FRAME & below(physical_bits),
-            }
-        } else {
-            Self {
-                width: Width::Dword,
-                top: 2,
-                index_bits: 10,
-                large: if regs.cr4.contains(Cr4::PSE) { 2 } else { 1 },
-                reserved: 0,
-                link_reserved: 0,
-                physical_bits,
-                frame: FRAME & below(32),
-            }
-        })
+        } else if !regs.cr4.contains(Cr4::PAE) {
+            layout.width = Width::Dword;
+            layout.index_bits = 10;
+            layout.large = 1 + u32::from(regs.cr4.contains(Cr4::PSE));
+            layout.reserved = 0;
+            layout.frame = FRAME & below(32);
+        }
+        // Entries of four bytes do not have this bit.
+        if !regs.efer.contains(Efer::NXE) {
+            layout.reserved |= NO_EXECUTE;
+        }
+        Some(layout)
     }
 
     /// The part of a linear address that is translated.
@@ -165,21 +152,22 @@ impl Layout {
 
     /// The bits that have to be 0 in a present entry that maps a page, or links to a table.
     pub(super) fn reserved(&self, level: u32, leaf: bool) -> u64 {
-        self.reserved
-            | match (self.width, leaf) {
-                (_, true) if level <= 1 => 0,
-                (Width::Qword, true) => bits(13..self.shift(level)),
-                (Width::Qword, false) if level > self.large => LARGE | self.link_reserved,
-                (Width::Qword, false) if level > 2 => self.link_reserved,
-                (Width::Qword, false) => 0,
-                // The address's bits that there are, and bit 21.
-                (_, true) => {
-                    let high = self.physical_bits.min(40) - 32;
-                    bits(PSE_36.start + high..self.shift(level))
-                }
-                // Without pages of 4 MiB bit 7 is ignored.
-                (_, false) => 0,
-            }
+        let more = if leaf && level > 1 {
+            let first = match self.width {
+                Width::Qword => 13,
+                // The address's bits that there are come first; bit 21 is reserved.
+                _ => PSE_36.start + self.physical_bits.min(40) - 32,
+            };
+            bits(first..self.shift(level))
+        } else if leaf || level <= 2 || self.width == Width::Dword {
+            // Without pages of 4 MiB bit 7 is ignored.
+            0
+        } else if level > self.large {
+            LARGE | self.link_reserved
+        } else {
+            self.link_reserved
+        };
+        self.reserved | more
     }
 
     /// The address of `linear`'s byte in the page that a leaf maps.

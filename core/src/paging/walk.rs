@@ -49,11 +49,26 @@ pub fn translate(
         layout,
     };
     for _ in 0..ATTEMPTS {
-        if let Some(translation) = walk.attempt(mem)? {
-            return Ok(translation);
-        }
+        let why = match walk.attempt(mem) {
+            Ok(translation) => return Ok(translation),
+            Err(Miss::Changed) => continue,
+            Err(Miss::Memory(error)) => return Err(error.into()),
+            Err(Miss::Fault(why)) => why,
+        };
+        let code = why | rights::code(regs, access);
+        let fault = Exception::page_fault(walk.linear, code.bits());
+        return Err(Failure::Fault(fault));
     }
     Err(Failure::Host(Error::Again))
+}
+
+/// Why a walk leads nowhere.
+enum Miss {
+    /// An entry changed before it was marked.
+    Changed,
+    /// The guest gets a page fault for this.
+    Fault(FaultCode),
+    Memory(MemoryError),
 }
 
 /// What a walk is for.
@@ -65,13 +80,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// One walk; `None` when an entry changed before it was marked.
-    fn attempt(&self, mem: &mut impl EntryMemory) -> Result<Option<Translation>, Failure> {
+    /// One walk.
+    fn attempt(&self, mem: &mut impl EntryMemory) -> Result<Translation, Miss> {
         let Self { regs, layout, .. } = self;
         let (linear, access, width) = (self.linear, self.access, layout.width);
-        let mut table = match layout.root(regs, linear) {
-            Some(table) => table,
-            None => return Err(self.fault(FaultCode::empty())),
+        let Some(mut table) = layout.root(regs, linear) else {
+            return Err(Miss::Fault(FaultCode::empty()));
         };
         let mut used = [Used::default(); 5];
         let mut places = used.iter_mut();
@@ -81,13 +95,13 @@ impl Walk<'_> {
         let mut missing = 0;
         let leaf = loop {
             let at = layout.entry(table, level, linear);
-            let entry = mem.read(at, width)?;
+            let entry = mem.read(at, width).map_err(Miss::Memory)?;
             if entry & PRESENT == 0 {
-                return Err(self.fault(FaultCode::empty()));
+                return Err(Miss::Fault(FaultCode::empty()));
             }
             let leaf = layout.is_leaf(level, entry);
             if entry & layout.reserved(level, leaf) != 0 {
-                return Err(self.fault(FaultCode::PRESENT | FaultCode::RESERVED));
+                return Err(Miss::Fault(FaultCode::PRESENT | FaultCode::RESERVED));
             }
             rights = rights.below(entry);
             let dirty = leaf && access.kind == Kind::Write;
@@ -103,43 +117,35 @@ impl Walk<'_> {
             level = level.saturating_sub(1);
         };
         if !rights.allow(regs, access) {
-            return Err(self.fault(rights.refusal(regs, access)));
+            return Err(Miss::Fault(rights.refusal(regs, access)));
         }
         if missing != 0 {
             for used in used.iter().filter(|used| used.entry & PRESENT != 0) {
-                if !set_marks(mem, width, used)? {
-                    return Ok(None);
-                }
+                set_marks(mem, width, used)?;
             }
         }
         let write = Access {
             kind: Kind::Write,
             ..access
         };
-        Ok(Some(Translation {
+        Ok(Translation {
             gpa: layout.byte(level, leaf, linear),
             page_shift: layout.shift(level) as u8,
             writable: access.kind == Kind::Write || leaf & DIRTY != 0 && rights.allow(regs, write),
-        }))
-    }
-
-    /// The page fault that the guest gets.
-    fn fault(&self, why: FaultCode) -> Failure {
-        let code = why | rights::code(self.regs, self.access);
-        Failure::Fault(Exception::page_fault(self.linear, code.bits()))
+        })
     }
 }
 
-/// Sets the bits that an entry is to have; false when it is another entry now.
-fn set_marks(mem: &mut impl EntryMemory, width: Width, used: &Used) -> Result<bool, Failure> {
+/// Sets the bits that an entry is to have.
+fn set_marks(mem: &mut impl EntryMemory, width: Width, used: &Used) -> Result<(), Miss> {
     let &Used { at, entry, marks } = used;
     if entry & marks == marks {
-        return Ok(true);
+        return Ok(());
     }
     match mem.compare_exchange(at, width, entry, entry | marks) {
-        Ok(seen) => Ok(seen == entry),
-        // In a ROM: a CPU's write would be lost, and the access goes on.
-        Err(MemoryError::ReadOnly(_)) => Ok(true),
-        Err(error) => Err(error.into()),
+        Ok(seen) if seen != entry => Err(Miss::Changed),
+        // In a ROM a CPU's write would be lost, and the access goes on.
+        Ok(_) | Err(MemoryError::ReadOnly(_)) => Ok(()),
+        Err(error) => Err(Miss::Memory(error)),
     }
 }

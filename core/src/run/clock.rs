@@ -75,12 +75,14 @@ impl VcpuClock {
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// A register of the clock's, if that is its number.
+    #[inline(never)]
     pub fn clock_msr(&self, vm: &Vm<H>, index: u32) -> Option<u64> {
         self.clock.read(vm, index)
     }
 
     /// Sets a register of the clock's, if that is its number. May sleep; no lock held but the
     /// vCPU's.
+    #[inline(never)]
     pub fn set_clock_msr(&mut self, vm: &Vm<H>, index: u32, value: u64) -> Option<()> {
         self.clock.set(vm, index, value)
     }

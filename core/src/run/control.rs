@@ -6,13 +6,40 @@ use waterbear_hal::Hal;
 
 use super::GuestCpu;
 use super::cpuid::Features;
+use super::debug::DR6_BD;
+use super::msr::By;
 use crate::Error;
 use crate::arch::{Attributes, Cr0, Cr4, Efer, Exception, SegmentName};
 use crate::vendor::{Control, Vendor};
 use crate::vm::Vm;
 
-/// The result of an instruction: done, or the exception that it raises instead.
-pub(super) type Done = Result<(), Exception>;
+/// The result of an instruction: done, or what it raises instead.
+pub(super) type Done = Result<(), Raised>;
+
+/// The exceptions of instructions that come here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Raised {
+    /// #GP(0).
+    Protection,
+    /// #UD.
+    Opcode,
+    /// #DB, because debug registers are locked.
+    Debug,
+}
+
+impl Raised {
+    /// The exception.
+    pub(super) fn exception(self) -> Exception {
+        match self {
+            Raised::Protection => GP,
+            Raised::Opcode => Exception::invalid_opcode(),
+            Raised::Debug => Exception {
+                payload: DR6_BD,
+                ..Exception::plain(Exception::DB)
+            },
+        }
+    }
+}
 
 /// #GP(0).
 pub(super) const GP: Exception = Exception::general_protection(0);
@@ -44,15 +71,12 @@ pub fn in_pae_mode(cr0: Cr0, cr4: Cr4, efer: Efer) -> bool {
 
 /// Whether a CPU can have these values at the same time.
 pub fn consistent(features: &Features, cr0: u64, cr3: u64, cr4: u64, efer: u64) -> bool {
-    let (Some(cr0), Some(cr4), Some(efer)) = (
-        Cr0::from_bits(cr0),
-        Cr4::from_bits(cr4),
-        Efer::from_bits(efer),
-    ) else {
-        return false;
-    };
+    let cr0 = Cr0::from_bits_retain(cr0);
+    let cr4 = Cr4::from_bits_retain(cr4);
+    let efer = Efer::from_bits_retain(efer);
     let long = cr0.contains(Cr0::PG) && efer.contains(Efer::LME);
-    features.cr4.contains(cr4)
+    CR0_BITS.contains(cr0)
+        && features.cr4.contains(cr4)
         && features.efer.contains(efer)
         && (cr0.contains(Cr0::PE) || !cr0.contains(Cr0::PG))
         && (cr0.contains(Cr0::CD) || !cr0.contains(Cr0::NW))
@@ -85,7 +109,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// Reads a control register as the MOV instruction does.
-    pub(super) fn read_control(&mut self, vendor: &V, register: u8) -> Result<u64, Exception> {
+    pub(super) fn read_control(&mut self, vendor: &V, register: u8) -> Result<u64, Raised> {
         let state = self.runner.state();
         Ok(match register {
             0 => vendor.control(state, Control::Cr0),
@@ -93,7 +117,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             3 => vendor.control(state, Control::Cr3),
             4 => vendor.control(state, Control::Cr4),
             8 => self.cr8,
-            _ => return Err(Exception::invalid_opcode()),
+            _ => return Err(Raised::Opcode),
         })
     }
 
@@ -117,14 +141,14 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 self.cr8 = value;
                 Ok(())
             }
-            8 => Err(GP),
-            _ => Err(Exception::invalid_opcode()),
+            8 => Err(Raised::Protection),
+            _ => Err(Raised::Opcode),
         }
     }
 
     fn write_cr0(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Done {
         if value >> 32 != 0 {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         let old = self.cr0(vendor);
         // Reserved bits of the lower half are ignored.
@@ -132,7 +156,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         if new.contains(Cr0::NW) && !new.contains(Cr0::CD)
             || new.contains(Cr0::PG) && !new.contains(Cr0::PE)
         {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         let efer = self.efer(vendor);
         let cr4 = self.cr4(vendor);
@@ -140,14 +164,15 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let turns_on = !old.contains(Cr0::PG) && new.contains(Cr0::PG);
         let turns_off = old.contains(Cr0::PG) && !new.contains(Cr0::PG);
         if turns_on && efer.contains(Efer::LME) {
-            if !cr4.contains(Cr4::PAE) || self.code_is_long(vendor) {
-                return Err(GP);
+            let cs = vendor.segment(self.runner.state(), SegmentName::Cs);
+            if !cr4.contains(Cr4::PAE) || cs.attributes.contains(Attributes::LONG) {
+                return Err(Raised::Protection);
             }
             new_efer.insert(Efer::LMA);
         }
         if turns_off {
             if cr4.contains(Cr4::PCIDE) || self.in_64_bit_code(vendor) {
-                return Err(GP);
+                return Err(Raised::Protection);
             }
             new_efer.remove(Efer::LMA);
         }
@@ -167,13 +192,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         Ok(())
     }
 
-    fn code_is_long(&mut self, vendor: &V) -> bool {
-        vendor
-            .segment(self.runner.state(), SegmentName::Cs)
-            .attributes
-            .contains(Attributes::LONG)
-    }
-
     fn write_cr3(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Done {
         let long = self.efer(vendor).contains(Efer::LMA);
         let cr4 = self.cr4(vendor);
@@ -183,7 +201,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 value &= !NO_FLUSH;
             }
             if value & self.features.reserved_address_bits() != 0 {
-                return Err(GP);
+                return Err(Raised::Protection);
             }
         } else {
             value &= 0xffff_ffff;
@@ -200,18 +218,15 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     fn write_cr4(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Done {
         let old = self.cr4(vendor);
-        let new = Cr4::from_bits(value).ok_or(GP)?;
-        if !self.features.cr4.contains(new) {
-            return Err(GP);
-        }
+        let new = Cr4::from_bits_retain(value);
         let long = self.efer(vendor).contains(Efer::LMA);
         let cr3 = vendor.control(self.runner.state(), Control::Cr3);
-        if long && !new.contains(Cr4::PAE) {
-            return Err(GP);
-        }
         let identifies = !old.contains(Cr4::PCIDE) && new.contains(Cr4::PCIDE);
-        if identifies && (!long || cr3 & PCID != 0) {
-            return Err(GP);
+        if !self.features.cr4.contains(new)
+            || long && !new.contains(Cr4::PAE)
+            || identifies && (!long || cr3 & PCID != 0)
+        {
+            return Err(Raised::Protection);
         }
         let changed = old ^ new;
         if !long
@@ -243,22 +258,23 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         Ok(())
     }
 
-    /// Writes EFER as WRMSR does.
-    pub(super) fn write_efer(&mut self, vendor: &V, value: u64) -> Option<()> {
+    /// Writes EFER as WRMSR does, or as KVM_SET_MSRS: the owner may give the guest what its CPUID
+    /// does not have, and switch long mode while paging is on.
+    pub(super) fn write_efer(&mut self, vendor: &V, value: u64, by: By) -> Option<()> {
         let old = self.efer(vendor);
         // LMA is not written; what is there does not matter.
-        let new = (Efer::from_bits(value)? - Efer::LMA) | (old & Efer::LMA);
-        let paging = self.cr0(vendor).contains(Cr0::PG);
-        if !self.features.efer.contains(new - Efer::LMA)
-            || paging && (old ^ new).contains(Efer::LME)
-        {
+        let written = Efer::from_bits_retain(value) - Efer::LMA;
+        let new = written | (old & Efer::LMA);
+        let (offered, fixed) = match by {
+            By::Guest => (self.features.efer, self.cr0(vendor).contains(Cr0::PG)),
+            By::Owner => (self.host.efer, false),
+        };
+        if !offered.contains(written) || fixed && (old ^ new).contains(Efer::LME) {
             return None;
         }
         let state = self.runner.state();
         vendor.set_control(state, Control::Efer, new.bits());
-        if (old ^ new).contains(Efer::NXE) {
-            vendor.flush_tlb(state);
-        }
+        vendor.flush_tlb(state);
         Some(())
     }
 
@@ -267,9 +283,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let reserved = self.features.reserved_address_bits() | POINTER_RESERVED;
         let entries = self
             .read_page_directories(vm, cr3 & 0xffff_ffe0)
-            .ok_or(GP)?;
+            .ok_or(Raised::Protection)?;
         if entries.iter().any(|&e| e & 1 != 0 && e & reserved != 0) {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         vendor.set_page_directories(self.runner.state(), entries);
         Ok(())

@@ -5,9 +5,9 @@
 use waterbear_hal::Hal;
 
 use super::GuestCpu;
-use super::control::{Done, GP};
+use super::control::{Done, Raised};
 use crate::Error;
-use crate::arch::{Cr4, Exception};
+use crate::arch::Cr4;
 use crate::vendor::Vendor;
 
 /// The bits of DR6 that are always 1.
@@ -15,7 +15,7 @@ const DR6_ONES: u64 = 0xffff_0ff0;
 /// The bits of DR6 that change: B0 to B3, BD, BS, BT.
 const DR6_BITS: u64 = 0xe00f;
 /// DR6: a debug register was accessed while DR7 forbade it.
-const DR6_BD: u64 = 1 << 13;
+pub(super) const DR6_BD: u64 = 1 << 13;
 /// DR6: single step.
 pub(super) const DR6_BS: u64 = 1 << 14;
 /// The bit of DR7 that is always 1.
@@ -39,29 +39,26 @@ pub fn xcr0_is_valid(available: u64, value: u64) -> bool {
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// The register that a number stands for, when the guest may access it now.
-    fn debug_register(&mut self, vendor: &V, number: u8) -> Result<u8, Exception> {
+    fn debug_register(&mut self, vendor: &V, number: u8) -> Result<u8, Raised> {
         let extensions = self.cr4(vendor).contains(Cr4::DE);
         let register = match number {
-            4 | 5 if extensions => return Err(Exception::invalid_opcode()),
+            4 | 5 if extensions => return Err(Raised::Opcode),
             4 | 5 => number + 2,
             0..=7 => number,
-            _ => return Err(Exception::invalid_opcode()),
+            _ => return Err(Raised::Opcode),
         };
         let state = self.runner.state();
         if vendor.cpl(state) != 0 {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         if vendor.switched(state).dr7 & DR7_GD != 0 {
-            return Err(Exception {
-                payload: DR6_BD,
-                ..Exception::plain(Exception::DB)
-            });
+            return Err(Raised::Debug);
         }
         Ok(register)
     }
 
     /// Reads a debug register as the MOV instruction does.
-    pub(super) fn read_debug(&mut self, vendor: &V, number: u8) -> Result<u64, Exception> {
+    pub(super) fn read_debug(&mut self, vendor: &V, number: u8) -> Result<u64, Raised> {
         let register = self.debug_register(vendor, number)?;
         let switched = vendor.switched(self.runner.state());
         Ok(match register {
@@ -71,14 +68,15 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 .breakpoints
                 .get(usize::from(n))
                 .copied()
-                .ok_or(GP)?,
+                .ok_or(Raised::Protection)?,
         })
     }
 
     /// Writes a debug register as the MOV instruction does.
     pub(super) fn write_debug(&mut self, vendor: &V, number: u8, value: u64) -> Done {
         let register = self.debug_register(vendor, number)?;
-        self.store_debug(vendor, register, value).ok_or(GP)
+        self.store_debug(vendor, register, value)
+            .ok_or(Raised::Protection)
     }
 
     fn store_debug(&mut self, vendor: &V, register: u8, value: u64) -> Option<()> {
@@ -105,16 +103,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// XSETBV.
     pub(super) fn set_extended_control(&mut self, vendor: &V) -> Done {
         if !self.cr4(vendor).contains(Cr4::OSXSAVE) {
-            return Err(Exception::invalid_opcode());
+            return Err(Raised::Opcode);
         }
         let state = self.runner.state();
         if vendor.cpl(state) != 0 {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         let regs = vendor.regs(state);
         let (register, value) = (regs.ecx(), regs.edx_eax());
         if register != 0 || !xcr0_is_valid(self.features.xcr0, value) {
-            return Err(GP);
+            return Err(Raised::Protection);
         }
         vendor.switched(state).xcr0 = value;
         Ok(())

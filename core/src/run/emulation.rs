@@ -11,6 +11,7 @@ use super::exit::Step;
 use super::fetch::Code;
 use super::leave::Leave;
 use super::{GuestCpu, Pending};
+use crate::Error;
 use crate::arch::{Cr0, Cr4, Efer, Rflags, Segment, SegmentName};
 use crate::emulate::{
     Access, Done, Feature, Fragment, Instruction, Machine, Map, Stop, Target, execute, pieces,
@@ -19,8 +20,7 @@ use crate::paging::{self, Access as Wanted, Failure, Kind, Mode, Registers};
 use crate::regs::Regs;
 use crate::stats::Count;
 use crate::vendor::Vendor;
-use crate::vm::{GuestTables, Vm};
-use crate::{Error, MemoryError};
+use crate::vm::{GuestTables, Vm, is_there};
 
 /// How often an instruction that meets changes is executed again before the guest tries it.
 const ATTEMPTS: u32 = 8;
@@ -30,24 +30,17 @@ const ATTEMPTS: u32 = 8;
 pub(super) struct Hint {
     /// Its address.
     pub(super) gpa: Gpa,
-    /// It was a write.
-    pub(super) write: bool,
+    /// Whether it was a write, where the hardware says so.
+    pub(super) write: Option<bool>,
 }
 
 /// An instruction that is executed here.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Emulated {
-    instruction: Instruction,
-    code: Code,
+    pub(super) instruction: Instruction,
     hint: Option<Hint>,
     /// What decides translations; no instruction that is executed here changes it.
     registers: Registers,
-}
-
-impl Emulated {
-    pub(super) fn instruction(&self) -> &Instruction {
-        &self.instruction
-    }
 }
 
 /// Whether the one access to memory that an instruction makes, but for its own bytes, is that of
@@ -75,42 +68,36 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.stats.add(Count::Emulation);
         // What was read or written is not an operand: an event was being delivered.
         if self.events.again.is_some() {
-            return Ok(self.emulation_failed(&Code::default()));
+            self.code = Code::default();
+            return Ok(self.emulation_failed());
         }
         let registers = self.paging(vm, vendor);
-        match self.instruction_by(vm, vendor, &registers) {
-            Ok((instruction, code)) => {
-                self.devices.finish();
-                let hint = hint.filter(|_| has_one_operand_in_memory(&instruction));
-                let emulated = Emulated {
-                    instruction,
-                    code,
-                    hint,
-                    registers,
-                };
-                if let Some(step) = self.ask_together(vm, vendor, &emulated) {
-                    return Ok(step);
-                }
-                self.devices.finish();
-                self.perform(vm, vendor, emulated)
-            }
-            Err(why) => self.without_instruction(why),
+        let instruction = match self.instruction_by(vm, vendor, Some(&registers)) {
+            Ok(instruction) => instruction,
+            Err(why) => return self.without_instruction(why),
+        };
+        self.emulated = Emulated {
+            instruction,
+            hint: hint.filter(|_| has_one_operand_in_memory(&instruction)),
+            registers,
+        };
+        self.devices.finish();
+        let together = self.ask_together(vm, vendor);
+        self.devices.finish();
+        match together {
+            Some(step) => Ok(step),
+            None => self.perform(vm, vendor),
         }
     }
 
-    /// Executes an instruction as far as the devices have answered.
-    pub(super) fn perform(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        emulated: Emulated,
-    ) -> Result<Step, Error> {
+    /// Executes the instruction as far as the devices have answered.
+    fn perform(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Step, Error> {
         let steps = vendor.regs(self.runner.state()).rflags & Rflags::TF.bits() != 0;
+        let instruction = self.emulated.instruction;
         let mut result = Err(Stop::Retry);
         for _ in 0..ATTEMPTS {
             self.devices.begin();
-            let mut machine = InKernel::new(self, vm, vendor, &emulated);
-            result = execute(&emulated.instruction, &mut machine);
+            result = execute(&instruction, &mut InKernel::new(self, vm, vendor));
             if result != Err(Stop::Retry) {
                 break;
             }
@@ -119,7 +106,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             && let Some(question) = self.devices.question()
         {
             self.pending = Pending::Read;
-            self.emulated = Some(emulated);
             return Ok(self.ask_device(question, false));
         }
         self.devices.finish();
@@ -133,7 +119,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 Ok(Step::Resume)
             }
             Err(Stop::Retry) => Ok(Step::Resume),
-            Err(Stop::Unsupported | Stop::Device) => Ok(self.emulation_failed(&emulated.code)),
+            Err(Stop::Unsupported | Stop::Device) => Ok(self.emulation_failed()),
             Err(Stop::Failed(error)) => Err(error),
         }
     }
@@ -142,10 +128,18 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     pub(super) fn complete_read(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Step, Error> {
         let data = self.data.get(..self.len).unwrap_or_default();
         self.devices.answer(data);
-        match self.emulated.take() {
-            Some(emulated) => self.perform(vm, vendor, emulated),
-            None => Ok(Step::Resume),
-        }
+        self.perform(vm, vendor)
+    }
+
+    /// Whether the guest may write at `linear`, and `gpa` is where that is.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn may_write(&mut self, vm: &Vm<H>, vendor: &V, linear: u64, gpa: Gpa) -> bool {
+        // Nothing waits for an answer: this replaces what an instruction has left.
+        self.emulated.registers = self.paging(vm, vendor);
+        let mut machine = InKernel::new(self, vm, vendor);
+        let wanted = machine.wanted(Kind::Write);
+        machine.gpa(linear, wanted).is_ok_and(|found| found == gpa)
     }
 
     /// What the instruction writes to devices goes out, one access at a time.
@@ -183,7 +177,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 }
 
 /// A part of an operand, in one page.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Part {
     gpa: Gpa,
     /// Its first byte in the operand, and the one behind its last.
@@ -191,126 +185,185 @@ struct Part {
     end: usize,
 }
 
+/// The access did not happen; [`InKernel::why`] says why.
+pub(super) struct Stopped;
+
 /// The guest's CPU and memory, for one instruction.
 pub(super) struct InKernel<'a, H: Hal, V: Vendor> {
     cpu: &'a mut GuestCpu<H, V>,
     vm: &'a Vm<H>,
     vendor: &'a V,
-    registers: &'a Registers,
-    /// What the hardware said about the operand.
-    hint: Option<Hint>,
-}
-
-/// What an error of the host's means for the instruction.
-fn failed(error: Error) -> Stop {
-    match error {
-        Error::Again => Stop::Retry,
-        error => Stop::Failed(error),
-    }
+    why: Stop,
 }
 
 impl<'a, H: Hal, V: Vendor> InKernel<'a, H, V> {
-    pub(super) fn new(
-        cpu: &'a mut GuestCpu<H, V>,
-        vm: &'a Vm<H>,
-        vendor: &'a V,
-        emulated: &'a Emulated,
-    ) -> Self {
+    /// For the instruction that the CPU has noted.
+    pub(super) fn new(cpu: &'a mut GuestCpu<H, V>, vm: &'a Vm<H>, vendor: &'a V) -> Self {
+        let why = Stop::Unsupported;
         Self {
             cpu,
             vm,
             vendor,
-            registers: &emulated.registers,
-            hint: emulated.hint,
+            why,
         }
     }
 
-    pub(super) fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stop> {
-        let space = self.cpu.mmu.space();
-        let mut tables = GuestTables::new(self.vm, space);
-        match paging::translate(self.registers, &mut tables, linear, wanted) {
+    /// Notes why the instruction stops.
+    fn stop(&mut self, why: Stop) -> Stopped {
+        self.why = why;
+        Stopped
+    }
+
+    /// Notes an error of the host's.
+    fn failed(&mut self, error: Error) -> Stopped {
+        self.stop(match error {
+            Error::Again => Stop::Retry,
+            error => Stop::Failed(error),
+        })
+    }
+
+    /// Translates an address.
+    #[inline(never)]
+    pub(super) fn gpa(&mut self, linear: u64, wanted: Wanted) -> Result<Gpa, Stopped> {
+        let mut tables = GuestTables::new(self.vm, self.cpu.mmu.space());
+        match paging::translate(&self.cpu.emulated.registers, &mut tables, linear, wanted) {
             Ok(translation) => Ok(translation.gpa),
-            Err(Failure::Fault(exception)) => Err(Stop::Exception(exception)),
-            Err(Failure::Host(error)) => Err(failed(error)),
-            Err(Failure::NoMemory(_)) => Err(Stop::Unsupported),
+            Err(Failure::Fault(exception)) => Err(self.stop(Stop::Exception(exception))),
+            Err(Failure::Host(error)) => Err(self.failed(error)),
+            Err(Failure::NoMemory(_)) => Err(self.stop(Stop::Unsupported)),
         }
     }
 
-    /// The parts of an operand, each with where it is: all of them may be accessed.
-    fn parts(
-        &mut self,
-        linear: u64,
-        len: usize,
-        wanted: Wanted,
-    ) -> Result<[Option<Part>; 2], Stop> {
+    /// The parts of an operand, the second of which is mostly empty: all of them may be accessed.
+    #[inline(never)]
+    fn parts(&mut self, linear: u64, len: usize, access: Access) -> Result<[Part; 2], Stopped> {
+        let wanted = match access {
+            Access::Read => self.wanted(Kind::Read),
+            Access::Modify | Access::Probe => self.wanted(Kind::Write),
+            Access::System => Wanted::implicit(Kind::Read),
+        };
         // The CPU's own accesses have 64-bit addresses in compatibility mode too.
         let long = match wanted.mode {
-            Mode::Implicit => self.registers.efer.contains(Efer::LMA),
+            Mode::Implicit => self.cpu.emulated.registers.efer.contains(Efer::LMA),
             _ => self.cpu.in_64_bit_code(self.vendor),
         };
         let (first, second) = pieces(linear, len, long);
-        let mut parts = [None; 2];
+        let mut parts = [Part::default(); 2];
         if second.is_none()
             && let Some(gpa) = self.hinted(linear, wanted)
         {
-            parts[0] = Some(Part {
+            parts[0] = Part {
                 gpa,
-                start: first.start,
-                end: first.end,
-            });
+                start: 0,
+                end: len,
+            };
             return Ok(parts);
         }
         for (part, piece) in parts.iter_mut().zip([Some(first), second]) {
             if let Some(piece) = piece {
-                *part = Some(Part {
+                *part = Part {
                     gpa: self.gpa(piece.linear, wanted)?,
                     start: piece.start,
                     end: piece.end,
-                });
+                };
             }
         }
         Ok(parts)
     }
 
-    /// Finds out what the host would say of a write.
-    fn probe(&mut self, parts: [Option<Part>; 2]) -> Result<(), Stop> {
-        let space = self.cpu.mmu.space();
-        for Part { gpa, start, end } in parts.into_iter().flatten() {
-            // Where there is no memory a device takes it.
-            let found = self.vm.probe_guest(space, gpa, end.saturating_sub(start));
-            if let Err(MemoryError::Host(error)) = found {
-                return Err(failed(error));
-            }
-        }
-        Ok(())
-    }
-
-    /// The host exchanges at most eight bytes in one step. More of them, in memory that others see,
-    /// would not be one.
-    fn refuse_memory(&mut self, linear: u64, len: usize, wanted: Wanted) -> Result<(), Stop> {
-        let space = self.cpu.mmu.space();
-        for Part { gpa, start, end } in self.parts(linear, len, wanted)?.into_iter().flatten() {
-            match self.vm.probe_guest(space, gpa, end.saturating_sub(start)) {
-                Ok(()) => return Err(Stop::Unsupported),
-                Err(MemoryError::Host(error)) => return Err(failed(error)),
-                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Where the operand is by what the hardware said: it has walked the guest's tables, and found
     /// the rights that it needed.
     fn hinted(&self, linear: u64, wanted: Wanted) -> Option<Gpa> {
-        let Hint { gpa, write } = self.hint?;
+        let Hint { gpa, write } = self.cpu.emulated.hint?;
         let same = (gpa.0 ^ linear) & (PAGE_SIZE - 1) == 0;
-        let allowed = wanted.mode != Mode::Implicit && (wanted.kind == Kind::Read || write);
+        let allowed =
+            wanted.mode != Mode::Implicit && (wanted.kind == Kind::Read || write == Some(true));
         (same && allowed).then_some(gpa)
     }
 
     pub(super) fn wanted(&mut self, kind: Kind) -> Wanted {
         Wanted::at(self.vendor.cpl(self.cpu.runner.state()), kind)
     }
+
+    /// [`Machine::read`]. What is probed must not be in memory if `refuses`.
+    fn reach(
+        &mut self,
+        linear: u64,
+        data: &mut [u8],
+        access: Access,
+        refuses: bool,
+    ) -> Result<(), Stopped> {
+        let space = self.cpu.mmu.space();
+        for Part { gpa, start, end } in self.parts(linear, data.len(), access)? {
+            let part = data.get_mut(start..end).unwrap_or_default();
+            if part.is_empty() {
+                continue;
+            }
+            let device = Target::Memory(gpa.0);
+            let there = if access == Access::Probe {
+                // Where there is no memory a device takes it.
+                is_there(self.vm.probe_guest(space, gpa, part.len()))
+            } else if self.cpu.devices.is_answered(device) {
+                Ok(false)
+            } else {
+                is_there(self.vm.read_guest(space, gpa, part))
+            };
+            match there {
+                Ok(true) if refuses => return Err(self.stop(Stop::Unsupported)),
+                Ok(false) if access != Access::Probe => {
+                    if let Err(why) = self.cpu.devices.read(device, part) {
+                        return Err(self.stop(why));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Machine::write`]; where `old` is given, [`Machine::compare_exchange`] of an aligned
+    /// operand.
+    fn put(&mut self, linear: u64, data: &[u8], old: Option<&[u8]>) -> Result<bool, Stopped> {
+        let [first, second] = self.parts(linear, data.len(), Access::Modify)?;
+        let bytes = |part: Part| data.get(part.start..part.end).unwrap_or_default();
+        let pieces = [(first.gpa, bytes(first)), (second.gpa, bytes(second))];
+        let space = self.cpu.mmu.space();
+        let mut exchanged = true;
+        let there = if second.end != 0 {
+            self.vm.write_guest_both(space, pieces)
+        } else if let (Some(old), Some(width)) = (old, Width::new(data.len())) {
+            let (old, new) = (word(old), word(data));
+            let seen = self
+                .vm
+                .compare_exchange_guest(space, first.gpa, width, old, new);
+            if let Ok(seen) = seen {
+                exchanged = seen == old;
+            }
+            is_there(seen.map(drop)).map(|there| [there, true])
+        } else {
+            is_there(self.vm.write_guest(space, first.gpa, data)).map(|there| [there, true])
+        };
+        let there = match there {
+            Ok(there) => there,
+            Err(error) => return Err(self.failed(error)),
+        };
+        for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
+            if !there && let Err(why) = self.cpu.devices.write(Target::Memory(gpa.0), bytes) {
+                return Err(self.stop(why));
+            }
+        }
+        Ok(exchanged)
+    }
+}
+
+/// Up to eight bytes as a number.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    for (to, &from) in word.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    u64::from_le_bytes(word)
 }
 
 impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
@@ -323,15 +376,15 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
     }
 
     fn cr0(&mut self) -> Cr0 {
-        self.registers.cr0
+        self.cpu.emulated.registers.cr0
     }
 
     fn cr4(&mut self) -> Cr4 {
-        self.registers.cr4
+        self.cpu.emulated.registers.cr4
     }
 
     fn efer(&mut self) -> Efer {
-        self.registers.efer
+        self.cpu.emulated.registers.efer
     }
 
     fn cpl(&mut self) -> u8 {
@@ -339,91 +392,28 @@ impl<H: Hal, V: Vendor> Machine for InKernel<'_, H, V> {
     }
 
     fn read(&mut self, linear: u64, data: &mut [u8], access: Access) -> Result<(), Stop> {
-        let wanted = match access {
-            Access::Read => self.wanted(Kind::Read),
-            Access::Modify | Access::Probe => self.wanted(Kind::Write),
-            Access::System => Wanted::implicit(Kind::Read),
-        };
-        let parts = self.parts(linear, data.len(), wanted)?;
-        if access == Access::Probe {
-            return self.probe(parts);
-        }
-        for Part { gpa, start, end } in parts.into_iter().flatten() {
-            let part = data.get_mut(start..end).unwrap_or_default();
-            let device = Target::Memory(gpa.0);
-            if self.cpu.devices.is_answered(device) {
-                self.cpu.devices.read(device, part)?;
-                continue;
-            }
-            match self.vm.read_guest(self.cpu.mmu.space(), gpa, part) {
-                Ok(()) => {}
-                Err(MemoryError::Host(error)) => return Err(failed(error)),
-                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.read(device, part)?;
-                }
-            }
-        }
-        Ok(())
+        self.reach(linear, data, access, false)
+            .map_err(|Stopped| self.why)
     }
 
     fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
-        let wanted = self.wanted(Kind::Write);
-        let parts = self.parts(linear, data.len(), wanted)?;
-        let space = self.cpu.mmu.space();
-        let bytes = |part: Part| data.get(part.start..part.end).unwrap_or_default();
-        let [Some(first), second] = parts else {
-            return Ok(());
-        };
-        let first = (first.gpa, bytes(first));
-        let Some(second) = second else {
-            return match self.vm.write_guest(space, first.0, first.1) {
-                Ok(()) => Ok(()),
-                Err(MemoryError::Host(error)) => Err(failed(error)),
-                Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                    self.cpu.devices.write(Target::Memory(first.0.0), first.1)
-                }
-            };
-        };
-        let pieces = [first, (second.gpa, bytes(second))];
-        let there = self.vm.write_guest_both(space, pieces).map_err(failed)?;
-        for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
-            if !there {
-                self.cpu.devices.write(Target::Memory(gpa.0), bytes)?;
-            }
+        match self.put(linear, data, None) {
+            Ok(_) => Ok(()),
+            Err(Stopped) => Err(self.why),
         }
-        Ok(())
     }
 
     fn compare_exchange(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
-        let aligned = Width::new(new.len()).filter(|w| linear.is_multiple_of(w.bytes() as u64));
-        let wanted = self.wanted(Kind::Write);
-        let Some(width) = aligned else {
-            if new.len() > 8 {
-                self.refuse_memory(linear, new.len(), wanted)?;
-            }
-            return self.write(linear, new).map(|()| true);
-        };
-        let gpa = self.gpa(linear, wanted)?;
-        let word = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            for (to, &from) in word.iter_mut().zip(bytes) {
-                *to = from;
-            }
-            u64::from_le_bytes(word)
-        };
-        let (before, after) = (word(old), word(new));
-        let space = self.cpu.mmu.space();
-        match self
-            .vm
-            .compare_exchange_guest(space, gpa, width, before, after)
-        {
-            Ok(seen) => Ok(seen == before),
-            Err(MemoryError::Host(error)) => Err(failed(error)),
-            Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => {
-                self.cpu.devices.write(Target::Memory(gpa.0), new)?;
-                Ok(true)
-            }
+        let aligned = linear & (new.len() as u64).wrapping_sub(1) == 0;
+        let mut result = Ok(());
+        if new.len() > 8 {
+            // The host exchanges at most eight bytes in one step. More of them, in memory that
+            // others see, would not be one.
+            result = self.reach(linear, &mut [0; 16], Access::Probe, true);
         }
+        result
+            .and_then(|()| self.put(linear, new, aligned.then_some(old)))
+            .map_err(|Stopped| self.why)
     }
 
     fn port_in(&mut self, port: u16, data: &mut [u8]) -> Result<(), Stop> {

@@ -1,10 +1,11 @@
 //! What is done about each exit.
 use waterbear_hal::{Gpa, Hal};
 
-use super::control::{Done, GP};
+use super::control::{Done, Raised};
 use super::cpuid::Asked;
 use super::debug::DR6_BS;
 use super::emulation::Hint;
+use super::fetch::NoInstruction;
 use super::leave::Leave;
 use super::msr::By;
 use super::{GuestCpu, Pending};
@@ -28,32 +29,39 @@ pub(super) enum Step {
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Finishes what the last leave left open.
     pub(super) fn complete(&mut self, vm: &Vm<H>, vendor: &V) -> Result<Option<Leave>, Error> {
-        let step = match core::mem::replace(&mut self.pending, Pending::Nothing) {
-            Pending::Nothing => Step::Resume,
-            Pending::Out { length } => {
-                self.skip(vendor, length);
-                Step::Resume
-            }
+        match core::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Out { length } => self.skip(vendor, length),
             Pending::In { size, length } => {
                 self.complete_in(vendor, size);
                 self.skip(vendor, length);
-                Step::Resume
             }
-            Pending::Load(load) => {
-                self.complete_load(vendor, load);
-                Step::Resume
+            Pending::Load(load) => self.complete_load(vendor, load),
+            Pending::Nothing => {}
+            emulated => {
+                if let Step::Leave(leave) = self.complete_emulated(vm, vendor, emulated)? {
+                    return Ok(Some(leave));
+                }
             }
-            Pending::Read => self.complete_read(vm, vendor)?,
-            Pending::Write => self.tell_devices(vm),
-            Pending::Together => self.complete_together(vm, vendor)?,
-        };
-        match step {
-            Step::Resume => Ok(None),
-            Step::Leave(leave) => Ok(Some(leave)),
+        }
+        Ok(None)
+    }
+
+    #[inline(never)]
+    fn complete_emulated(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        pending: Pending,
+    ) -> Result<Step, Error> {
+        match pending {
+            Pending::Read => self.complete_read(vm, vendor),
+            Pending::Write => Ok(self.tell_devices(vm)),
+            _ => self.complete_together(vm, vendor),
         }
     }
 
     /// Goes on behind an instruction of this length, as hardware does at its end.
+    #[inline(never)]
     pub(super) fn skip(&mut self, vendor: &V, length: u8) {
         let state = self.runner.state();
         let regs = vendor.regs(state);
@@ -90,11 +98,11 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Exit::Fault { gpa, access } => {
                 self.stats.add(Count::Fault);
                 let outcome = vm.handle_fault(&mut self.mmu, gpa, access)?;
-                self.after_fault(vm, vendor, outcome, gpa, access)
+                self.after_fault(vm, vendor, outcome, gpa, Some(access))
             }
             Exit::Mmio { gpa, access } => {
                 self.stats.add(Count::MmioFault);
-                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access)?;
+                let outcome = vm.handle_mmio(&mut self.mmu, gpa, access.unwrap_or_default())?;
                 self.after_fault(vm, vendor, outcome, gpa, access)
             }
             // The host takes it, and the next attempt sees what it left.
@@ -102,137 +110,147 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 self.stats.add(Count::Interrupt);
                 Ok(Step::Resume)
             }
-            // Windows are asked for anew before each entry, and what waits is looked at there.
-            Exit::InterruptWindow | Exit::NmiWindow => {
-                self.stats.add(Count::Window);
-                self.asked = true;
-                Ok(Step::Resume)
-            }
-            Exit::Forbidden => {
-                self.stats.add(Count::Other);
-                self.events.raise(Exception::invalid_opcode());
-                Ok(Step::Resume)
-            }
-            Exit::Exception(exception) => {
-                self.stats.add(Count::Exception);
-                self.reflect(vm, vendor, exception)
-            }
-            Exit::Shutdown => Ok(self.leave(Leave::Shutdown)),
-            Exit::Refused(code) => Ok(self.leave(Leave::EntryFailed(code))),
-            Exit::Unknown(code) => Ok(self.leave(Leave::Unknown(code))),
-            Exit::DirtyLogFull => Ok(self.leave(Leave::Unknown(u64::MAX))),
-            Exit::TaskSwitch { .. } => {
-                self.stats.add(Count::Other);
-                Ok(self.emulation_failed(&Default::default()))
-            }
-            Exit::Io(io) if io.string => {
+            Exit::Io(io) if !io.string => {
                 self.stats.add(Count::Io);
-                self.emulate(vm, vendor, None)
+                match self.length(vm, vendor) {
+                    Ok(length) => Ok(self.port(vm, vendor, io, length)),
+                    Err(why) => self.without_instruction(why),
+                }
             }
-            _ => self.instruction_exit(vm, vendor, exit),
+            Exit::Cpuid
+            | Exit::ReadMsr
+            | Exit::WriteMsr
+            | Exit::Halt
+            | Exit::Control(_)
+            | Exit::Debug(_)
+            | Exit::SetXcr
+            | Exit::Hypercall
+            | Exit::Pause
+            | Exit::Invd
+            | Exit::Wbinvd => self.instruction_exit(vm, vendor, exit),
+            _ => self.handle_rare(vm, vendor, exit),
         }
     }
 
-    /// The owner acts, who will hardly see this guest run again.
-    fn leave(&self, leave: Leave) -> Step {
-        self.stats.add(Count::Other);
-        Step::Leave(leave)
+    /// The same for what seldom happens.
+    #[inline(never)]
+    fn handle_rare(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
+        let (count, leave) = match exit {
+            // Windows are asked for anew before each entry, and what waits is looked at there.
+            Exit::InterruptWindow | Exit::NmiWindow => {
+                self.asked = true;
+                (Count::Window, None)
+            }
+            Exit::Forbidden => {
+                self.events.raise(Exception::invalid_opcode());
+                (Count::Other, None)
+            }
+            Exit::Exception(exception) => {
+                self.stats.add(Count::Exception);
+                return self.reflect(vm, vendor, exception);
+            }
+            // The owner will hardly see this guest run again.
+            Exit::Shutdown => (Count::Other, Some(Leave::Shutdown)),
+            Exit::Refused(code) => (Count::Other, Some(Leave::EntryFailed(code))),
+            Exit::Unknown(code) => (Count::Other, Some(Leave::Unknown(code))),
+            Exit::DirtyLogFull => (Count::Other, Some(Leave::Unknown(u64::MAX))),
+            Exit::TaskSwitch { .. } => {
+                self.stats.add(Count::Other);
+                self.code = Default::default();
+                return Ok(self.emulation_failed());
+            }
+            // What is left: ports and strings.
+            _ => {
+                self.stats.add(Count::Io);
+                return self.emulate(vm, vendor, None);
+            }
+        };
+        self.stats.add(count);
+        Ok(leave.map_or(Step::Resume, Step::Leave))
     }
 
     /// An instruction left the guest, and is finished here or by the owner.
-    #[inline]
+    #[inline(always)]
     fn instruction_exit(&mut self, vm: &Vm<H>, vendor: &V, exit: Exit) -> Result<Step, Error> {
         let length = match self.length(vm, vendor) {
             Ok(length) => length,
             Err(why) => return self.without_instruction(why),
         };
         let mut leave = None;
-        let done = match exit {
+        let (count, done) = match exit {
             Exit::Cpuid => {
-                self.stats.add(Count::Cpuid);
                 let asked = Asked {
                     table: &self.cpuid,
                     features: &self.features,
-                    apic_base: self.kept.apic_base,
+                    apic_base: self.kept.apic_base(),
                 };
                 asked.execute(vendor, self.runner.state());
-                Ok(())
+                (Count::Cpuid, Ok(()))
             }
-            Exit::ReadMsr => {
-                self.stats.add(Count::Msr);
-                self.execute_rdmsr(vm, vendor)
-            }
-            Exit::WriteMsr => {
-                self.stats.add(Count::Msr);
-                self.execute_wrmsr(vm, vendor)
-            }
-            Exit::Io(io) => {
-                self.stats.add(Count::Io);
-                return Ok(self.port(vm, vendor, io, length));
-            }
+            Exit::ReadMsr => (Count::Msr, self.execute_rdmsr(vm, vendor)),
+            Exit::WriteMsr => (Count::Msr, self.execute_wrmsr(vm, vendor)),
             Exit::Halt => {
-                self.stats.add(Count::Halt);
                 leave = Some(Leave::Halted);
-                self.privileged(vendor)
+                (Count::Halt, self.privileged(vendor))
             }
-            Exit::Pause => {
-                self.stats.add(Count::Other);
-                self.hal.yield_now();
-                Ok(())
-            }
-            // No device of the host's writes past the caches into this guest.
-            Exit::Invd | Exit::Wbinvd => {
-                self.stats.add(Count::Other);
-                self.privileged(vendor)
-            }
-            Exit::Hypercall => {
-                self.stats.add(Count::Hypercall);
-                self.hypercall(vendor);
-                Ok(())
-            }
-            Exit::SetXcr => {
-                self.stats.add(Count::Other);
-                self.set_extended_control(vendor)
-            }
-            Exit::Control(control) => {
-                self.stats.add(Count::Register);
-                let before = self.cr8();
-                match self.control(vm, vendor, control) {
-                    Ok(done) => {
-                        if self.cr8() < before {
-                            leave = Some(Leave::TaskPriority);
-                        }
-                        done
-                    }
-                    Err(why) => return self.without_instruction(why),
-                }
-            }
-            Exit::Debug(debug) => {
-                self.stats.add(Count::Register);
-                match self.debug(vm, vendor, debug) {
+            _ => {
+                let before = self.cr8;
+                let done = match self.execute_rarely(vm, vendor, exit) {
                     Ok(done) => done,
-                    Err(why) => return self.without_instruction(why),
+                    Err(why) => {
+                        self.stats.add(Count::Register);
+                        return self.without_instruction(why);
+                    }
+                };
+                if self.cr8 < before {
+                    leave = Some(Leave::TaskPriority);
                 }
+                done
             }
-            _ => return Ok(self.leave(Leave::Unknown(u64::MAX))),
         };
+        self.stats.add(count);
         match done {
             Ok(()) => {
                 self.skip(vendor, length);
                 Ok(leave.map_or(Step::Resume, Step::Leave))
             }
-            Err(exception) => {
-                self.events.raise(exception);
+            Err(raised) => {
+                self.events.raise(raised.exception());
                 Ok(Step::Resume)
             }
         }
+    }
+
+    /// Executes an instruction that seldom leaves the guest; also says what it counts as.
+    #[inline(never)]
+    fn execute_rarely(
+        &mut self,
+        vm: &Vm<H>,
+        vendor: &V,
+        exit: Exit,
+    ) -> Result<(Count, Done), NoInstruction> {
+        Ok(match exit {
+            Exit::Control(control) => (Count::Register, self.control(vm, vendor, control)?),
+            Exit::Debug(debug) => (Count::Register, self.debug(vm, vendor, debug)?),
+            Exit::SetXcr => (Count::Other, self.set_extended_control(vendor)),
+            Exit::Hypercall => {
+                self.hypercall(vendor);
+                (Count::Hypercall, Ok(()))
+            }
+            Exit::Pause => {
+                self.hal.yield_now();
+                (Count::Other, Ok(()))
+            }
+            // INVD and WBINVD. No device of the host's writes past the caches into this guest.
+            _ => (Count::Other, self.privileged(vendor)),
+        })
     }
 
     /// #GP but at privilege level 0.
     pub(super) fn privileged(&mut self, vendor: &V) -> Done {
         match vendor.cpl(self.runner.state()) {
             0 => Ok(()),
-            _ => Err(GP),
+            _ => Err(Raised::Protection),
         }
     }
 
@@ -240,7 +258,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.privileged(vendor)?;
         let index = vendor.regs(self.runner.state()).ecx();
         let value = self.read_msr(vendor, index, By::Guest);
-        let value = value.or_else(|| self.clock_msr(vm, index)).ok_or(GP)?;
+        let value = value
+            .or_else(|| self.clock_msr(vm, index))
+            .ok_or(Raised::Protection)?;
         vendor.regs(self.runner.state()).set_edx_eax(value);
         Ok(())
     }
@@ -251,7 +271,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let (index, value) = (regs.ecx(), regs.edx_eax());
         self.write_msr(vendor, index, value, By::Guest)
             .or_else(|| self.set_clock_msr(vm, index, value))
-            .ok_or(GP)
+            .ok_or(Raised::Protection)
     }
 
     /// There are no hypercalls; the error is one that KVM's guests know.
@@ -262,16 +282,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             0 => ENOSYS,
             _ => EPERM,
         };
-        let long = self.in_64_bit_code(vendor);
-        let value = if long {
-            error as u64
-        } else {
-            u64::from(error as u32)
-        };
+        let value = self.whole_or_half(vendor, error.cast_unsigned());
         vendor.regs(self.runner.state()).set(Regs::RAX as u8, value);
     }
 
     /// An exception that is intercepted, for reasons that do not concern the guest, is the guest's.
+    #[inline(never)]
     fn reflect(&mut self, vm: &Vm<H>, vendor: &V, exception: Exception) -> Result<Step, Error> {
         match exception.vector {
             // INT3 and INTO return behind the instruction.
@@ -295,11 +311,16 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         vendor: &V,
         outcome: Outcome,
         gpa: Gpa,
-        access: Access,
+        access: Option<Access>,
     ) -> Result<Step, Error> {
-        let write = access.write;
-        // A walk of the CPU's own is not the operand.
-        let hint = (!access.guest_walk).then_some(Hint { gpa, write });
+        let hint = match access {
+            // A walk of the CPU's own is not the operand.
+            Some(access) if access.guest_walk => None,
+            access => Some(Hint {
+                gpa,
+                write: access.map(|access| access.write),
+            }),
+        };
         if outcome == Outcome::Mmio
             && let Some(hint) = hint
             && let Some(step) = self.move_plainly(vm, vendor, hint)

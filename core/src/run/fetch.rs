@@ -8,8 +8,7 @@ use super::exit::Step;
 use super::glance::{Glance, glance, known_length};
 use super::leave::Leave;
 use crate::Error;
-use crate::MemoryError;
-use crate::arch::{Exception, SegmentName};
+use crate::arch::SegmentName;
 use crate::emulate::{CodeSize, DecodeError, Instruction, MAX_LENGTH, code_size, decode};
 use crate::paging::{self, Access, Failure, Kind, Registers};
 use crate::stats::Count;
@@ -24,14 +23,7 @@ pub(super) struct Code {
 }
 
 impl Code {
-    fn of([low, high]: Glance) -> Self {
-        Self {
-            bytes: (u128::from(high) << 64 | u128::from(low)).to_le_bytes(),
-            len: MAX_LENGTH,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
@@ -41,9 +33,9 @@ pub(super) enum NoInstruction {
     /// What the CPU fetched is no longer there: the guest runs again and sees for itself.
     Changed,
     /// The bytes are none that are known.
-    Unknown(Code),
-    /// The CPU refuses it.
-    Refused(Exception),
+    Unknown,
+    /// It is too long: the CPU refuses it with #GP.
+    TooLong,
     /// The host could not.
     Failed(Error),
 }
@@ -52,15 +44,9 @@ impl From<Failure> for NoInstruction {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Host(Error::Again) | Failure::Fault(_) => Self::Changed,
-            Failure::NoMemory(_) => Self::Unknown(Code::default()),
+            Failure::NoMemory(_) => Self::Unknown,
             Failure::Host(error) => Self::Failed(error),
         }
-    }
-}
-
-impl From<MemoryError> for NoInstruction {
-    fn from(error: MemoryError) -> Self {
-        Failure::from(error).into()
     }
 }
 
@@ -69,7 +55,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     pub(super) fn length(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
         match vendor.length(self.runner.state()) {
             0 => match self.glance(vm, vendor).as_ref().map(known_length) {
-                None | Some(0) => Ok(self.instruction(vm, vendor)?.0.length),
+                None | Some(0) => Ok(self.instruction(vm, vendor)?.length),
                 Some(length) => Ok(length),
             },
             length => Ok(length),
@@ -90,100 +76,76 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// The instruction that left the guest.
-    #[cold]
     pub(super) fn instruction(
         &mut self,
         vm: &Vm<H>,
         vendor: &V,
-    ) -> Result<(Instruction, Code), NoInstruction> {
-        let size = self.code_size(vendor);
-        match self.fetched(vendor, size) {
-            Some(fetched) => Ok(fetched),
-            None => {
-                let registers = self.paging(vm, vendor);
-                self.fetch(vm, vendor, size, &registers)
-            }
-        }
+    ) -> Result<Instruction, NoInstruction> {
+        self.instruction_by(vm, vendor, None)
     }
 
-    /// The same, for who has asked what decides translations.
+    /// The same, for who may have asked what decides translations.
+    #[cold]
+    #[inline(never)]
     pub(super) fn instruction_by(
         &mut self,
         vm: &Vm<H>,
         vendor: &V,
-        registers: &Registers,
-    ) -> Result<(Instruction, Code), NoInstruction> {
-        let size = self.code_size(vendor);
-        match self.fetched(vendor, size) {
-            Some(fetched) => Ok(fetched),
-            None => self.fetch(vm, vendor, size, registers),
-        }
-    }
-
-    fn code_size(&mut self, vendor: &V) -> CodeSize {
+        registers: Option<&Registers>,
+    ) -> Result<Instruction, NoInstruction> {
         let efer = self.efer(vendor);
         let cs = vendor.segment(self.runner.state(), SegmentName::Cs);
-        code_size(efer, &cs)
-    }
-
-    /// The instruction in the bytes that the CPU has fetched, if it tells and they are enough.
-    fn fetched(&mut self, vendor: &V, size: CodeSize) -> Option<(Instruction, Code)> {
-        let fetched = vendor.fetched(self.runner.state());
-        if fetched.is_empty() {
-            return None;
-        }
-        let mut code = Code {
-            len: fetched.len().min(MAX_LENGTH),
-            ..Code::default()
-        };
-        for (to, &from) in code.bytes.iter_mut().zip(fetched) {
-            *to = from;
-        }
-        let instruction = decode(code.bytes(), size).ok()?;
-        Some((instruction, code))
-    }
-
-    /// The instruction in the guest's memory.
-    fn fetch(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        size: CodeSize,
-        registers: &Registers,
-    ) -> Result<(Instruction, Code), NoInstruction> {
-        if let Some(words) = self.glance(vm, vendor) {
-            let code = Code::of(words);
-            if let Ok(instruction) = decode(code.bytes(), size) {
-                return Ok((instruction, code));
-            }
-        }
+        let size = code_size(efer, &cs);
+        // First what is to be had without a walk.
+        self.glance_or_fetched(vm, vendor);
         let state = self.runner.state();
         let rip = vendor.regs(state).rip;
-        let linear = match size {
-            CodeSize::Bits64 => rip,
-            _ => {
-                let cs = vendor.segment(state, SegmentName::Cs);
-                cs.base.wrapping_add(rip) & 0xffff_ffff
-            }
-        };
         let access = Access::at(vendor.cpl(state), Kind::Fetch);
         let mut tables = GuestTables::new(vm, self.mmu.space());
-        let mut code = Code::default();
+        let mut asked = Registers::default();
+        let mut walks = false;
         loop {
-            // As far as this page goes; the next one only if the instruction goes on there.
-            let at = linear.wrapping_add(code.len as u64);
-            let room = (0x1000 - (at & 0xfff)) as usize;
-            let end = MAX_LENGTH.min(code.len + room);
-            let gpa = paging::translate(registers, &mut tables, at, access)?.gpa;
-            let part = code.bytes.get_mut(code.len..end).unwrap_or_default();
-            tables.read_in_page(gpa, part)?;
-            code.len = end;
-            match decode(code.bytes(), size) {
-                Ok(instruction) => return Ok((instruction, code)),
-                Err(DecodeError::More) if end < MAX_LENGTH => {}
-                Err(DecodeError::TooLong) => return Err(NoInstruction::Refused(GP)),
-                Err(_) => return Err(NoInstruction::Unknown(code)),
+            match decode(self.code.bytes(), size) {
+                Ok(instruction) => return Ok(instruction),
+                Err(_) if !walks => {
+                    self.code.len = 0;
+                    if registers.is_none() {
+                        asked = self.paging(vm, vendor);
+                    }
+                }
+                Err(DecodeError::More) if self.code.len < MAX_LENGTH => {}
+                Err(DecodeError::TooLong) => return Err(NoInstruction::TooLong),
+                Err(_) => return Err(NoInstruction::Unknown),
             }
+            walks = true;
+            // As far as this page goes; the next one only if the instruction goes on there.
+            let len = self.code.len;
+            let mut at = rip.wrapping_add(len as u64);
+            if size != CodeSize::Bits64 {
+                at = cs.base.wrapping_add(at) & 0xffff_ffff;
+            }
+            let room = (0x1000 - (at & 0xfff)) as usize;
+            let end = MAX_LENGTH.min(len + room);
+            let registers = registers.unwrap_or(&asked);
+            let gpa = paging::translate(registers, &mut tables, at, access)?.gpa;
+            let part = self.code.bytes.get_mut(len..end).unwrap_or_default();
+            tables.read_in_page(gpa, part).map_err(Failure::from)?;
+            self.code.len = end;
+        }
+    }
+
+    /// The bytes that the CPU has fetched, if it tells, or else a glance, or none.
+    fn glance_or_fetched(&mut self, vm: &Vm<H>, vendor: &V) {
+        let fetched = vendor.fetched(self.runner.state());
+        self.code.len = fetched.len().min(MAX_LENGTH);
+        for (to, &from) in self.code.bytes.iter_mut().zip(fetched) {
+            *to = from;
+        }
+        if self.code.len == 0
+            && let Some([low, high]) = self.glance(vm, vendor)
+        {
+            self.code.bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+            self.code.len = MAX_LENGTH;
         }
     }
 
@@ -192,20 +154,22 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     pub(super) fn without_instruction(&mut self, why: NoInstruction) -> Result<Step, Error> {
         match why {
             NoInstruction::Changed => Ok(Step::Resume),
-            NoInstruction::Unknown(code) => Ok(self.emulation_failed(&code)),
-            NoInstruction::Refused(exception) => {
-                self.events.raise(exception);
+            NoInstruction::Unknown => Ok(self.emulation_failed()),
+            NoInstruction::TooLong => {
+                self.events.raise(GP);
                 Ok(Step::Resume)
             }
             NoInstruction::Failed(error) => Err(error),
         }
     }
 
-    /// An instruction that nobody emulates.
-    pub(super) fn emulation_failed(&mut self, code: &Code) -> Step {
+    /// An instruction that nobody emulates, of which the owner gets the bytes.
+    pub(super) fn emulation_failed(&mut self) -> Step {
         self.stats.add(Count::EmulationFailed);
-        self.len = code.len;
-        self.put_data(code.bytes());
+        self.len = self.code.len;
+        for (to, &from) in self.data.iter_mut().zip(self.code.bytes()) {
+            *to = from;
+        }
         Step::Leave(Leave::EmulationFailed)
     }
 }

@@ -12,6 +12,7 @@ use crate::vendor::Vendor;
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Chooses what the next entry delivers and asks for windows for the rest; or says that the
     /// owner has to act first.
+    #[inline(never)]
     pub(super) fn prepare_events(&mut self, vendor: &V) -> Option<Leave> {
         if self.events.shutdown {
             self.events.shutdown = false;
@@ -74,6 +75,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// An event whose delivery was cut short, or that was not delivered because the guest was not
     /// entered, comes back.
+    #[cold]
     pub(super) fn take_back(&mut self, vendor: &V, event: Event) {
         if event == Event::Nmi {
             // Its delivery had begun to hold other NMIs off.

@@ -8,7 +8,7 @@ use super::msr::By;
 use super::msr::index::{MC0_CTL, MCG_CAP, MCG_CTL, MCG_STATUS};
 use crate::Error;
 use crate::arch::{Cr4, Exception};
-use crate::mem::{Heap, Vec};
+use crate::mem::{Heap, Vec, zeros};
 use crate::vendor::Vendor;
 
 /// The most banks.
@@ -68,11 +68,13 @@ pub(super) enum McBank {
 
 impl McBank {
     pub(super) fn of(index: u32) -> Option<Self> {
+        const END: u32 = MC0_CTL + (MAX_BANKS * PER_BANK) as u32;
         Some(match index {
             MCG_CAP => Self::Cap,
             MCG_STATUS => Self::Status,
             MCG_CTL => Self::Control,
-            _ => Self::Bank(index.checked_sub(MC0_CTL)? as usize),
+            MC0_CTL..END => Self::Bank((index - MC0_CTL) as usize),
+            _ => return None,
         })
     }
 }
@@ -107,14 +109,12 @@ impl<H: Hal> Banks<H> {
         if count == 0 || count > MAX_BANKS || cap & !(COUNTS | OFFERED) != 0 {
             return Err(Error::Invalid);
         }
-        let mut banks = Vec::new_in(Heap(hal.clone()));
-        banks.try_reserve_exact(count * PER_BANK)?;
-        for at in 0..count * PER_BANK {
-            // Within the capacity just reserved: does not allocate.
-            banks.push(if at % PER_BANK == 0 { u64::MAX } else { 0 });
+        let mut banks = zeros(hal, count * PER_BANK)?;
+        for control in banks.iter_mut().step_by(PER_BANK) {
+            *control = u64::MAX;
         }
         self.control = if cap & HAS_CONTROL != 0 { u64::MAX } else { 0 };
-        (self.cap, self.banks) = (cap, banks);
+        (self.cap, self.banks) = (cap, banks.into_vec());
         Ok(())
     }
 

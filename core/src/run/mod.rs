@@ -74,7 +74,7 @@ use waterbear_hal::Hal;
 
 use crate::Error;
 use crate::emulate::Devices;
-use crate::mem::{Box, Shared, array};
+use crate::mem::{Box, Shared, array, boxed};
 use crate::stats::VcpuStats;
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
@@ -83,6 +83,7 @@ use cpuid::{Asked, CpuidEntry, Features, HostCpuid, Table};
 use emulation::Emulated;
 use event::Events;
 use exit::Step;
+use fetch::Code;
 use glance::Walked;
 pub use leave::Leave;
 use plain::Move;
@@ -117,8 +118,10 @@ pub struct GuestCpu<H: Hal, V: Vendor> {
     at_once: bool,
     pending: Pending,
     devices: Devices,
-    /// The instruction that a device answers.
-    emulated: Option<Emulated>,
+    /// The bytes that were fetched last.
+    code: Code,
+    /// The instruction that was executed here last; a device may have to answer it.
+    emulated: Emulated,
     /// What the owner does together.
     together: Option<Together>,
     data: Box<[u8], H>,
@@ -152,39 +155,47 @@ enum Pending {
 }
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
-    /// A CPU in the vendor's first state, without CPUID. `host` is the machine's CPUID. May sleep.
+    /// A CPU in the vendor's first state, without CPUID. `host` is what guests can have of the
+    /// machine's. May sleep.
     ///
     /// # Errors
     ///
     /// [`Error::NoMemory`], and those of [`Vendor::new_vcpu`].
-    pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            runner: Runner::new(vendor.new_vcpu()?),
+    // In a box from the beginning: it is large, and a kernel's stack is small.
+    #[inline(never)]
+    pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Box<Self, H>, Error> {
+        let runner = Runner::new(vendor.new_vcpu()?);
+        let fpu = hal.new_guest_fpu()?;
+        let stats = Shared::new(hal, VcpuStats::new())?;
+        let data = array(hal, DATA, |_| 0)?;
+        let host = Features::of_host(host);
+        let cpu = Self {
+            runner,
             mmu: VcpuMmu::new(),
-            fpu: hal.new_guest_fpu()?,
+            fpu,
             cpuid: Table::new(hal),
-            host: Features::of_host(&|function, index| {
-                vendor.limit_cpuid(function, index, host(function, index))
-            }),
+            host,
             features: Features::none(),
             kept: msr::Kept::RESET,
             mtrrs: mtrr::Mtrrs::new(),
             banks: machine_check::Banks::new(hal),
             cr8: 0,
             clock: clock::VcpuClock::default(),
-            stats: Shared::new(hal, VcpuStats::new())?,
+            stats,
             events: Events::default(),
             asked: false,
             at_once: false,
             pending: Pending::Nothing,
             devices: Devices::new(),
-            emulated: None,
+            code: Code::default(),
+            emulated: Emulated::default(),
             together: None,
-            data: array(hal, DATA, |_| 0)?,
+            data,
             len: 0,
             walked: Walked::NOTHING,
             hal: hal.clone(),
-        })
+        };
+        boxed(hal, cpu)
     }
 
     /// Sets the CPUID table. May sleep.
@@ -193,7 +204,23 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     ///
     /// [`Error::Invalid`] for too many entries, [`Error::NoMemory`]; the old table stays.
     pub fn set_cpuid(&mut self, entries: &[CpuidEntry]) -> Result<(), Error> {
-        self.cpuid = Table::with(&self.hal, entries)?;
+        let mut rest = entries.iter();
+        self.read_cpuid(entries.len(), &mut || {
+            rest.next().copied().ok_or(Error::Invalid)
+        })
+    }
+
+    /// The same with `count` entries that `next` tells. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_cpuid`](GuestCpu::set_cpuid), and those of `next`.
+    pub fn read_cpuid(
+        &mut self,
+        count: usize,
+        next: &mut dyn FnMut() -> Result<CpuidEntry, Error>,
+    ) -> Result<(), Error> {
+        self.cpuid.replace(&self.hal, count, next)?;
         self.features = self.cpuid.features().and(&self.host);
         Ok(())
     }
@@ -224,7 +251,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// IA32_APIC_BASE.
     pub fn apic_base(&self) -> u64 {
-        self.kept.apic_base
+        self.kept.apic_base()
     }
 
     /// The vendor's state of the vCPU.
@@ -259,15 +286,15 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.answer() & u64::MAX.checked_shr(unused).unwrap_or(0)
     }
 
-    /// Sets the first eight bytes of the data, as many as count.
-    pub fn set_word(&mut self, word: u64) {
-        self.put_word(word);
+    /// The data in words of eight bytes. The last one may have more than count.
+    pub fn words(&mut self) -> &mut [[u8; 8]] {
+        let (words, _) = self.data.as_chunks_mut();
+        words.get_mut(..self.len.div_ceil(8)).unwrap_or_default()
     }
 
     /// Forgets what the next run would have finished: the owner has sent the guest elsewhere.
     pub fn abandon(&mut self) {
         self.pending = Pending::Nothing;
-        self.emulated = None;
         self.together = None;
     }
 
@@ -322,48 +349,63 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         }
     }
 
+    /// Whether no event waits, and no window was asked for.
+    fn is_quick(&self) -> bool {
+        self.events.idle() && !self.asked
+    }
+
     fn run_guest(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Leave, Error> {
         loop {
-            if (!self.events.idle() || self.asked)
-                && let Some(leave) = self.prepare_events(vendor)
-            {
+            // The compiler would work out before the first turn where everything is, for turns
+            // that seldom come.
+            let this = core::hint::black_box(&mut *self);
+            if let Step::Leave(leave) = this.run_once(vm, vcpu, vendor)? {
                 return Ok(leave);
             }
-            self.clock.keep(vm, self.kept.tsc_offset);
-            let mut inside = Inside {
-                vm,
-                vendor,
-                mmu: &mut self.mmu,
-                clock: &mut self.clock,
-                stats: &self.stats,
-                tsc_offset: self.kept.tsc_offset,
-                asked: Asked {
-                    table: &self.cpuid,
-                    features: &self.features,
-                    apic_base: self.kept.apic_base,
-                },
-                // What waits is looked at before each entry.
-                walked: &mut self.walked,
-                quick: self.events.idle() && !self.asked,
-            };
-            let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
-            // Also when the guest was not entered: nothing stays with the vendor.
-            if let Some(event) = vendor.take_undelivered(self.runner.state()) {
-                self.take_back(vendor, event);
-            }
-            let Some(exit) = exit? else {
-                if self.hal.signal_pending() {
-                    return Ok(Leave::Interrupted);
-                }
-                if self.hal.should_yield() {
-                    self.hal.yield_now();
-                }
-                continue;
-            };
-            match self.handle(vm, vendor, exit)? {
-                Step::Resume => {}
-                Step::Leave(leave) => return Ok(leave),
-            }
         }
+    }
+
+    /// Enters the guest, if nothing is in the way, and handles the exit.
+    #[inline(always)]
+    fn run_once(&mut self, vm: &Vm<H>, vcpu: &Vcpu<H>, vendor: &V) -> Result<Step, Error> {
+        let mut quick = self.is_quick();
+        if !quick {
+            quick = match self.prepare_events(vendor) {
+                None => self.is_quick(),
+                Some(leave) => return Ok(Step::Leave(leave)),
+            };
+        }
+        self.clock.keep(vm, self.kept.tsc_offset);
+        let mut inside = Inside {
+            vm,
+            vendor,
+            mmu: &mut self.mmu,
+            clock: &mut self.clock,
+            stats: &self.stats,
+            tsc_offset: self.kept.tsc_offset,
+            asked: Asked {
+                table: &self.cpuid,
+                features: &self.features,
+                apic_base: self.kept.apic_base(),
+            },
+            // What waits is looked at before each entry.
+            walked: &mut self.walked,
+            quick,
+        };
+        let exit = self.runner.attempt(&self.hal, vcpu, vendor, &mut inside);
+        // Also when the guest was not entered: nothing stays with the vendor.
+        if let Some(event) = vendor.take_undelivered(self.runner.state()) {
+            self.take_back(vendor, event);
+        }
+        if let Some(exit) = exit? {
+            return self.handle(vm, vendor, exit);
+        }
+        if self.hal.signal_pending() {
+            return Ok(Step::Leave(Leave::Interrupted));
+        }
+        if self.hal.should_yield() {
+            self.hal.yield_now();
+        }
+        Ok(Step::Resume)
     }
 }

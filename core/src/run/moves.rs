@@ -49,10 +49,10 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             ControlExit::ClearTs => self.clear_ts(vendor),
             ControlExit::LoadStatus(Some(value)) => self.load_status(vm, vendor, value),
             ControlExit::LoadStatus(None) => {
-                let (instruction, code) = self.instruction(vm, vendor)?;
+                let instruction = self.instruction(vm, vendor)?;
                 let lmsw = instruction.map == Map::Secondary && instruction.opcode == 1;
                 if !lmsw || instruction.memory.is_some() {
-                    return Err(NoInstruction::Unknown(code));
+                    return Err(NoInstruction::Unknown);
                 }
                 let value = vendor.regs(self.runner.state()).get(instruction.rm);
                 self.load_status(vm, vendor, value as u16)
@@ -73,9 +73,9 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// Puts CR0 where a MOV from it, or SMSW, wants it.
     fn store_control(&mut self, vm: &Vm<H>, vendor: &V, value: u64) -> Result<(), NoInstruction> {
-        let (instruction, code) = self.instruction(vm, vendor)?;
+        let instruction = self.instruction(vm, vendor)?;
         if instruction.memory.is_some() || instruction.map != Map::Secondary {
-            return Err(NoInstruction::Unknown(code));
+            return Err(NoInstruction::Unknown);
         }
         let regs = vendor.regs(self.runner.state());
         let old = regs.get(instruction.rm);
@@ -90,7 +90,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
 
     /// The general register of a MOV to or from a control or debug register.
     fn moved(&mut self, vm: &Vm<H>, vendor: &V) -> Result<u8, NoInstruction> {
-        let (instruction, _) = self.instruction(vm, vendor)?;
+        let instruction = self.instruction(vm, vendor)?;
         if instruction.map != Map::Secondary || !MOVES.contains(&instruction.opcode) {
             return Err(NoInstruction::Changed);
         }
@@ -98,7 +98,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     }
 
     /// Outside 64-bit mode these instructions move 32 bits.
-    fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
+    #[inline(never)]
+    pub(super) fn whole_or_half(&mut self, vendor: &V, value: u64) -> u64 {
         if self.in_64_bit_code(vendor) {
             value
         } else {

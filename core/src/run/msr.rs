@@ -121,11 +121,7 @@ pub const MSRS: &[u32] = &[
 
 /// Registers that tell owners what a guest can have, and what they read. LFENCE does not wait by
 /// itself as far as we know.
-pub const FEATURES: [(u32, u64); 3] = [
-    (ARCH_CAPABILITIES, 0),
-    (MICROCODE, Kept::RESET.microcode),
-    (DE_CFG, 0),
-];
+pub const FEATURES: [(u32, u64); 3] = [(ARCH_CAPABILITIES, 0), (MICROCODE, REVISION), (DE_CFG, 0)];
 
 /// Who accesses a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,86 +135,150 @@ pub enum By {
 /// The registers that are kept here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Kept {
-    pub(super) apic_base: u64,
     pub(super) tsc_offset: u64,
-    tsc_adjust: u64,
-    misc_enable: u64,
-    microcode: u64,
-    feature_control: u64,
-    arch_capabilities: u64,
-    platform_info: u64,
-    hwcr: u64,
-    syscfg: u64,
-    de_cfg: u64,
+    /// The others, by [`Place`].
+    values: [u64; Place::COUNT],
 }
+
+/// A register's place among them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    ApicBase,
+    TscAdjust,
+    MiscEnable,
+    Microcode,
+    FeatureControl,
+    ArchCapabilities,
+    PlatformInfo,
+    Hwcr,
+    Syscfg,
+    DeCfg,
+}
+
+impl Place {
+    const COUNT: usize = Self::DeCfg as usize + 1;
+}
+
+/// The revision of the microcode.
+const REVISION: u64 = 0x1_0000_0000;
 
 impl Kept {
     /// As after a reset.
-    pub(super) const RESET: Self = Self {
+    pub(super) const RESET: Self = {
+        let mut values = [0; Place::COUNT];
         // Enabled, at its usual place.
-        apic_base: 0xfee0_0800,
-        tsc_offset: 0,
-        tsc_adjust: 0,
+        values[Place::ApicBase as usize] = 0xfee0_0800;
         // Fast strings.
-        misc_enable: 1,
-        microcode: 0x1_0000_0000,
-        feature_control: 0,
-        arch_capabilities: 0,
-        platform_info: 0,
-        hwcr: 0,
-        syscfg: 0,
-        de_cfg: 0,
+        values[Place::MiscEnable as usize] = 1;
+        values[Place::Microcode as usize] = REVISION;
+        Self {
+            tsc_offset: 0,
+            values,
+        }
     };
+
+    pub(super) fn apic_base(&self) -> u64 {
+        self.get(Place::ApicBase)
+    }
+
+    #[inline(always)]
+    fn get(&self, place: Place) -> u64 {
+        self.values.get(place as usize).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn set(&mut self, place: Place, value: u64) {
+        if let Some(kept) = self.values.get_mut(place as usize) {
+            *kept = value;
+        }
+    }
 }
 
 /// What a number stands for.
+#[derive(Clone, Copy)]
 enum Kind {
+    /// The vendor has it.
     Vendor(Msr),
-    /// The same, and an address.
-    VendorAddress(Msr),
     Base(SegmentName),
-    Kept,
-    Mtrr(usize),
-    Bank(McBank),
-    /// Reads as this; writes do nothing.
-    Constant(u64),
-    None,
+    Kept(Place),
+    Efer,
+    Tsc,
+    /// To be written by the guest, which offers new microcode so.
+    Update,
 }
 
-fn kind(index: u32) -> Kind {
+/// What has a meaning here: what guests use most comes first.
+const KINDS: [(u32, Kind); 25] = [
+    (APIC_BASE, Kind::Kept(Place::ApicBase)),
+    (KERNEL_GS_BASE, Kind::Vendor(Msr::KernelGsBase)),
+    (FS_BASE, Kind::Base(SegmentName::Fs)),
+    (GS_BASE, Kind::Base(SegmentName::Gs)),
+    (TSC, Kind::Tsc),
+    (TSC_ADJUST, Kind::Kept(Place::TscAdjust)),
+    (EFER, Kind::Efer),
+    (TSC_AUX, Kind::Vendor(Msr::TscAux)),
+    (SYSENTER_CS, Kind::Vendor(Msr::SysenterCs)),
+    (SYSENTER_ESP, Kind::Vendor(Msr::SysenterEsp)),
+    (SYSENTER_EIP, Kind::Vendor(Msr::SysenterEip)),
+    (STAR, Kind::Vendor(Msr::Star)),
+    (LSTAR, Kind::Vendor(Msr::Lstar)),
+    (CSTAR, Kind::Vendor(Msr::Cstar)),
+    (SFMASK, Kind::Vendor(Msr::Sfmask)),
+    (PAT, Kind::Vendor(Msr::Pat)),
+    (MISC_ENABLE, Kind::Kept(Place::MiscEnable)),
+    (MICROCODE, Kind::Kept(Place::Microcode)),
+    (MICROCODE_UPDATE, Kind::Update),
+    (FEATURE_CONTROL, Kind::Kept(Place::FeatureControl)),
+    (ARCH_CAPABILITIES, Kind::Kept(Place::ArchCapabilities)),
+    (PLATFORM_INFO, Kind::Kept(Place::PlatformInfo)),
+    (HWCR, Kind::Kept(Place::Hwcr)),
+    (SYSCFG, Kind::Kept(Place::Syscfg)),
+    (DE_CFG, Kind::Kept(Place::DeCfg)),
+];
+
+/// What owners and guests look at without needing it: reads as 0, and writes do nothing. First and
+/// last of several beside each other.
+const ZEROS: [(u32, u32); 22] = [
+    (PLATFORM_ID, PLATFORM_ID),
+    (EBL_CR_POWERON, EBL_CR_POWERON),
+    (PERF_COUNTER0, PERF_COUNTER1),
+    (MISC_FEATURES, MISC_FEATURES),
+    (PERF_SELECT0, PERF_SELECT1),
+    (DEBUG_CONTROL, DEBUG_CONTROL),
+    (LAST_BRANCH_FROM, LAST_INT_TO),
+    (RAPL_UNIT, RAPL_UNIT),
+    (PKG_ENERGY, PKG_ENERGY),
+    (DRAM_ENERGY, DRAM_ENERGY),
+    (PP0_ENERGY, PP0_ENERGY),
+    (PP1_ENERGY, PP1_ENERGY),
+    (K7_SELECT0, K7_COUNTER3),
+    (TOP_MEM, TOP_MEM),
+    (TOP_MEM2, TOP_MEM2),
+    (NB_CFG, NB_CFG),
+    (INT_PENDING, INT_PENDING),
+    (MMIO_CONFIG, MMIO_CONFIG),
+    (SMM_ADDRESS, VM_CR),
+    (VM_HSAVE, VM_HSAVE),
+    (DC_CFG, BU_CFG),
+    (BU_CFG2, BU_CFG2),
+];
+
+/// What a register reads as whose writes do nothing.
+fn constant(index: u32) -> Option<u64> {
     match index {
-        SYSENTER_CS => Kind::Vendor(Msr::SysenterCs),
-        SYSENTER_ESP => Kind::VendorAddress(Msr::SysenterEsp),
-        SYSENTER_EIP => Kind::VendorAddress(Msr::SysenterEip),
-        STAR => Kind::Vendor(Msr::Star),
-        LSTAR => Kind::VendorAddress(Msr::Lstar),
-        CSTAR => Kind::VendorAddress(Msr::Cstar),
-        SFMASK => Kind::Vendor(Msr::Sfmask),
-        KERNEL_GS_BASE => Kind::VendorAddress(Msr::KernelGsBase),
-        FS_BASE => Kind::Base(SegmentName::Fs),
-        GS_BASE => Kind::Base(SegmentName::Gs),
-        PAT | TSC_AUX | EFER | TSC | TSC_ADJUST | APIC_BASE | MISC_ENABLE | MICROCODE
-        | FEATURE_CONTROL | ARCH_CAPABILITIES | PLATFORM_INFO | HWCR | SYSCFG | DE_CFG
-        | MICROCODE_UPDATE => Kind::Kept,
-        MCG_CAP | MCG_STATUS | MCG_CTL | 0x400..0x480 => match McBank::of(index) {
-            Some(register) => Kind::Bank(register),
-            None => Kind::None,
-        },
-        // What owners and guests look at without needing it.
-        PLATFORM_ID | EBL_CR_POWERON | MISC_FEATURES | DEBUG_CONTROL => Kind::Constant(0),
-        LAST_BRANCH_FROM..=LAST_INT_TO => Kind::Constant(0),
-        PERF_COUNTER0 | PERF_COUNTER1 | PERF_SELECT0 | PERF_SELECT1 => Kind::Constant(0),
-        RAPL_UNIT | PKG_ENERGY | DRAM_ENERGY | PP0_ENERGY | PP1_ENERGY => Kind::Constant(0),
-        K7_SELECT0..=K7_COUNTER3 => Kind::Constant(0),
-        TOP_MEM | TOP_MEM2 | NB_CFG | INT_PENDING | MMIO_CONFIG => Kind::Constant(0),
-        SMM_ADDRESS | SMM_MASK | VM_CR | VM_HSAVE => Kind::Constant(0),
-        DC_CFG | BU_CFG | BU_CFG2 => Kind::Constant(0),
         // A bus at 1000 MHz with a factor of 4: not zero, because some divide by it.
-        PERF_STATUS => Kind::Constant(1000 | 4 << 40),
+        PERF_STATUS => return Some(1000 | 4 << 40),
         // The L2 cache is there and on.
-        BBL_CR_CTL3 => Kind::Constant(0xbe70_2111),
-        _ => mtrr_place(index).map_or(Kind::None, Kind::Mtrr),
+        BBL_CR_CTL3 => return Some(0xbe70_2111),
+        _ => {}
     }
+    let is_zero = |&(first, last): &(u32, u32)| first <= index && index <= last;
+    ZEROS.iter().any(is_zero).then_some(0)
+}
+
+fn kind(index: u32) -> Option<Kind> {
+    let (_, kind) = KINDS.iter().find(|(known, _)| *known == index)?;
+    Some(*kind)
 }
 
 /// Whether an address of 48 bits is sign-extended.
@@ -236,139 +296,150 @@ pub fn pat_is_valid(value: u64) -> bool {
 
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Reads a register, if there is one and it may be read.
+    #[inline(never)]
     pub(super) fn read_msr(&mut self, vendor: &V, index: u32, by: By) -> Option<u64> {
+        let Some(kind) = kind(index) else {
+            return self.read_other(index);
+        };
+        let is_there = self.is_there(kind, by);
         let state = self.runner.state();
-        Some(match kind(index) {
-            Kind::Vendor(msr) | Kind::VendorAddress(msr) => vendor.msr(state, msr),
+        let value = match kind {
+            Kind::Vendor(msr) => vendor.msr(state, msr),
             Kind::Base(name) => vendor.segment(state, name).base,
-            Kind::Mtrr(place) => self.mtrrs.read(place),
-            Kind::Bank(register) => self.banks.read(register)?,
-            Kind::Constant(value) => value,
-            Kind::Kept => return self.read_kept(vendor, index, by),
-            Kind::None => return None,
-        })
+            Kind::Kept(place) => self.kept.get(place),
+            Kind::Efer => vendor.control(state, Control::Efer),
+            Kind::Tsc => self.hal.tsc().wrapping_add(self.kept.tsc_offset),
+            Kind::Update => return None,
+        };
+        is_there.then_some(value)
     }
 
-    fn read_kept(&mut self, vendor: &V, index: u32, by: By) -> Option<u64> {
-        let has_tsc_aux = self.has_tsc_aux(by);
-        let state = self.runner.state();
-        let kept = &self.kept;
-        Some(match index {
-            PAT => vendor.msr(state, Msr::Pat),
-            TSC_AUX if has_tsc_aux => vendor.msr(state, Msr::TscAux),
-            EFER => vendor.control(state, Control::Efer),
-            TSC => self.hal.tsc().wrapping_add(kept.tsc_offset),
-            TSC_ADJUST if by == By::Owner || self.features.tsc_adjust => kept.tsc_adjust,
-            APIC_BASE => kept.apic_base,
-            MISC_ENABLE => kept.misc_enable,
-            MICROCODE => kept.microcode,
-            FEATURE_CONTROL => kept.feature_control,
-            ARCH_CAPABILITIES if by == By::Owner || self.features.arch_capabilities => {
-                kept.arch_capabilities
-            }
-            PLATFORM_INFO => kept.platform_info,
-            HWCR => kept.hwcr,
-            SYSCFG => kept.syscfg,
-            DE_CFG => kept.de_cfg,
-            _ => return None,
-        })
+    /// Whether the CPU has a register, which must be one that is its vendor's to have.
+    fn is_there(&self, kind: Kind, by: By) -> bool {
+        let owner = by == By::Owner;
+        match kind {
+            // It is in the CPU while the guest runs, so there must be one.
+            Kind::Vendor(Msr::TscAux) => self.host.tsc_aux && (owner || self.features.tsc_aux),
+            Kind::Kept(Place::TscAdjust) => owner || self.features.tsc_adjust,
+            Kind::Kept(Place::ArchCapabilities) => owner || self.features.arch_capabilities,
+            _ => true,
+        }
+    }
+
+    #[cold]
+    fn read_other(&self, index: u32) -> Option<u64> {
+        if let Some(register) = McBank::of(index) {
+            return self.banks.read(register);
+        }
+        match mtrr_place(index) {
+            Some(place) => Some(self.mtrrs.read(place)),
+            None => constant(index),
+        }
+    }
+
+    #[cold]
+    fn write_other(&mut self, index: u32, value: u64, by: By) -> Option<()> {
+        if let Some(register) = McBank::of(index) {
+            return self.banks.write(register, value, by);
+        }
+        match mtrr_place(index) {
+            Some(place) => self.mtrrs.write(place, value, &self.features),
+            None => constant(index).map(drop),
+        }
     }
 
     /// Writes a register; [`None`] where there is none, or none that takes this value.
+    #[inline(never)]
     pub(super) fn write_msr(&mut self, vendor: &V, index: u32, value: u64, by: By) -> Option<()> {
+        let Some(kind) = kind(index) else {
+            return self.write_other(index, value, by);
+        };
+        let is_there = self.is_there(kind, by);
         let state = self.runner.state();
-        match kind(index) {
-            Kind::VendorAddress(_) | Kind::Base(_) if !is_canonical(value) => return None,
+        match kind {
             Kind::Vendor(msr) => {
-                // SYSENTER_CS and SFMASK have 32 bits.
+                let valid = match msr {
+                    Msr::SysenterCs | Msr::Star | Msr::Sfmask => true,
+                    Msr::Pat => pat_is_valid(value),
+                    Msr::TscAux => is_there && value >> 32 == 0,
+                    _ => is_canonical(value),
+                };
+                if !valid {
+                    return None;
+                }
+                // These have 32 bits.
                 let value = match msr {
-                    Msr::Star => value,
-                    _ => value & 0xffff_ffff,
+                    Msr::SysenterCs | Msr::Sfmask => value & 0xffff_ffff,
+                    _ => value,
                 };
                 vendor.set_msr(state, msr, value);
             }
-            Kind::VendorAddress(msr) => vendor.set_msr(state, msr, value),
             Kind::Base(name) => {
-                let segment = vendor.segment(state, name);
-                let base = value;
-                vendor.set_segment(state, name, crate::arch::Segment { base, ..segment });
+                let mut segment = vendor.segment(state, name);
+                segment.base = value;
+                if !is_canonical(value) {
+                    return None;
+                }
+                vendor.set_segment(state, name, segment);
             }
-            Kind::Mtrr(place) => return self.mtrrs.write(place, value, &self.features),
-            Kind::Bank(register) => return self.banks.write(register, value, by),
-            Kind::Constant(_) => {}
-            Kind::Kept => return self.write_kept(vendor, index, value, by),
-            Kind::None => return None,
+            Kind::Kept(place) => return self.write_kept(vendor, place, value, by),
+            Kind::Efer => return self.write_efer(vendor, value, by),
+            Kind::Tsc => {
+                let change = self.hal.tsc().wrapping_add(self.kept.tsc_offset);
+                let change = value.wrapping_sub(change);
+                self.move_tsc(vendor, change);
+                if by == By::Guest {
+                    // What software adds to the counter shows in the other register.
+                    let adjust = self.kept.get(Place::TscAdjust);
+                    self.kept.set(Place::TscAdjust, adjust.wrapping_add(change));
+                }
+            }
+            Kind::Update => {}
         }
         Some(())
     }
 
-    fn write_kept(&mut self, vendor: &V, index: u32, value: u64, by: By) -> Option<()> {
+    fn write_kept(&mut self, vendor: &V, place: Place, value: u64, by: By) -> Option<()> {
         let owner = by == By::Owner;
-        match index {
-            PAT if pat_is_valid(value) => {
-                vendor.set_msr(self.runner.state(), Msr::Pat, value);
+        let (mut value, mut reserved) = (value, 0);
+        match place {
+            Place::TscAdjust if owner => {}
+            Place::TscAdjust if self.features.tsc_adjust => {
+                let old = self.kept.get(place);
+                self.move_tsc(vendor, value.wrapping_sub(old));
             }
-            TSC_AUX if self.has_tsc_aux(by) && value >> 32 == 0 => {
-                vendor.set_msr(self.runner.state(), Msr::TscAux, value);
-            }
-            EFER if owner => {
-                // As KVM_SET_MSRS does: the bits that are there, and LMA stays.
-                return self.write_efer_as_owner(vendor, value);
-            }
-            EFER => return self.write_efer(vendor, value),
-            TSC => {
-                let old = self.kept.tsc_offset;
-                self.set_tsc_offset(vendor, value.wrapping_sub(self.hal.tsc()));
-                if !owner {
-                    // What software adds to the counter shows in the other register.
-                    let change = self.kept.tsc_offset.wrapping_sub(old);
-                    self.kept.tsc_adjust = self.kept.tsc_adjust.wrapping_add(change);
-                }
-            }
-            TSC_ADJUST if owner => self.kept.tsc_adjust = value,
-            TSC_ADJUST if self.features.tsc_adjust => {
-                let change = value.wrapping_sub(self.kept.tsc_adjust);
-                self.set_tsc_offset(vendor, self.kept.tsc_offset.wrapping_add(change));
-                self.kept.tsc_adjust = value;
-            }
-            APIC_BASE => {
+            Place::ApicBase => {
                 // The bootstrap processor, enabled, and the address. Not x2APIC mode.
                 let known = 0x900 | 0xffff_ffff_ffff_f000;
-                let reserved = self.features.reserved_address_bits() | !known;
-                if value & reserved != 0 {
-                    return None;
-                }
-                self.kept.apic_base = value;
+                reserved = self.features.reserved_address_bits() | !known;
             }
-            MISC_ENABLE => self.kept.misc_enable = value,
-            MICROCODE if owner => self.kept.microcode = value,
-            // The guest asks for its microcode's revision so, or offers an update.
-            MICROCODE | MICROCODE_UPDATE => {}
-            FEATURE_CONTROL if owner => self.kept.feature_control = value,
-            ARCH_CAPABILITIES if owner => self.kept.arch_capabilities = value,
-            PLATFORM_INFO if owner => self.kept.platform_info = value,
-            HWCR => {
+            Place::MiscEnable => {}
+            Place::Hwcr => {
                 // Ignored: FFDIS, TLBCACHEDIS, IgnneEm. Kept: that the TSC counts at P0's rate,
                 // and that the status of machine-check banks can be written.
                 const IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
                 const KEPT: u64 = 1 << 18 | 1 << 24;
-                let value = value & !IGNORED;
-                if value & !KEPT != 0 {
-                    return None;
-                }
-                self.kept.hwcr = value;
+                value &= !IGNORED;
+                reserved = !KEPT;
             }
-            SYSCFG if owner => self.kept.syscfg = value,
+            // The guest asks for its microcode's revision so.
+            Place::Microcode if !owner => return Some(()),
             // LFENCE is serializing, whether or not the guest says so.
-            DE_CFG if owner || value & !2 == 0 => self.kept.de_cfg = value,
+            Place::DeCfg if !owner => reserved = !2,
+            // What these say is the owner's business.
+            _ if owner => {}
             _ => return None,
         }
+        if value & reserved != 0 {
+            return None;
+        }
+        self.kept.set(place, value);
         Some(())
     }
 
-    /// IA32_TSC_AUX is in the CPU while the guest runs, so there must be one.
-    fn has_tsc_aux(&self, by: By) -> bool {
-        self.host.tsc_aux && (by == By::Owner || self.features.tsc_aux)
+    /// Sets what the guest's time-stamp counter is ahead of the host's, by what it is to go on.
+    fn move_tsc(&mut self, vendor: &V, change: u64) {
+        self.set_tsc_offset(vendor, self.kept.tsc_offset.wrapping_add(change));
     }
 
     /// Sets what the guest's time-stamp counter is ahead of the host's.
@@ -376,20 +447,6 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         self.kept.tsc_offset = offset;
         self.clock.expire();
         vendor.set_tsc_offset(self.runner.state(), offset);
-    }
-
-    fn write_efer_as_owner(&mut self, vendor: &V, value: u64) -> Option<()> {
-        use crate::arch::Efer;
-        let new = Efer::from_bits(value)?;
-        if !self.host.efer.contains(new - Efer::LMA) {
-            return None;
-        }
-        let lma = self.efer(vendor) & Efer::LMA;
-        let new = (new - Efer::LMA) | lma;
-        let state = self.runner.state();
-        vendor.set_control(state, Control::Efer, new.bits());
-        vendor.flush_tlb(state);
-        Some(())
     }
 
     /// A register, for the owner.

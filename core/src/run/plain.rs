@@ -169,6 +169,12 @@ fn decode([low, high]: Glance, regs: &Regs) -> Option<(Move, u64, u64)> {
     Some((decoded, linear, immediate))
 }
 
+/// Whether an address is canonical where linear addresses have 48 bits. With more of them this is
+/// enough, too.
+fn is_canonical(linear: u64) -> bool {
+    (linear << 16) as i64 >> 16 == linear as i64
+}
+
 /// The bits of so many bytes, at least one.
 fn mask(bytes: u8) -> u64 {
     u64::MAX >> (64_u32.saturating_sub(8 * u32::from(bytes)) & 63)
@@ -185,8 +191,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let regs = vendor.regs(self.runner.state());
         let (decoded, linear, immediate) = decode(code, regs)?;
         let size = decoded.access;
-        let Hint { gpa, write } = hint;
-        let write_too = match decoded.source {
+        let gpa = hint.gpa;
+        let write = match decoded.source {
             Source::Memory | Source::Signed => false,
             Source::Register | Source::Immediate => true,
         };
@@ -194,7 +200,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         // The access that the CPU speaks of, all of it; and no alignment that it would have checked.
         let same = (linear ^ gpa.0) & (PAGE_SIZE - 1) == 0
             && offset + u64::from(size) <= PAGE_SIZE
-            && write == write_too;
+            && hint.write.is_none_or(|told| told == write);
         if !same || regs.rflags & Rflags::AC.bits() != 0 {
             return None;
         }
@@ -202,6 +208,12 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             Source::Immediate => immediate,
             _ => regs.get(decoded.register),
         };
+        // The CPU has found that it may do what it did. That this was a store is only what the bytes
+        // say, which may be others by now: then it has to be found out again that it is allowed.
+        let unproved = write && hint.write.is_none();
+        if unproved && !(is_canonical(linear) && self.may_write(vm, vendor, linear, gpa)) {
+            return None;
+        }
         self.len = usize::from(size);
         if write {
             // It has happened, and its device hears of it.

@@ -5,7 +5,7 @@
 //! a CPU in the middle of an instruction.
 use waterbear_hal::{Gpa, Hal};
 
-use super::emulation::{Emulated, InKernel};
+use super::emulation::InKernel;
 use super::exit::Step;
 use super::leave::Leave;
 use super::{GuestCpu, Pending};
@@ -18,7 +18,6 @@ use crate::{Error, MemoryError};
 /// What the owner does together.
 #[derive(Clone, Copy)]
 pub(super) struct Together {
-    emulated: Emulated,
     batch: Batch,
     /// Where the lowest operand is.
     gpa: Gpa,
@@ -27,18 +26,14 @@ pub(super) struct Together {
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// Asks the owner for several iterations, if the instruction has as many that need nothing but
     /// a port and a page of memory.
-    pub(super) fn ask_together(
-        &mut self,
-        vm: &Vm<H>,
-        vendor: &V,
-        emulated: &Emulated,
-    ) -> Option<Step> {
-        let instruction = emulated.instruction();
-        if !is_port_string(instruction) {
+    #[inline(never)]
+    pub(super) fn ask_together(&mut self, vm: &Vm<H>, vendor: &V) -> Option<Step> {
+        let instruction = self.emulated.instruction;
+        if !is_port_string(&instruction) {
             return None;
         }
-        let mut machine = InKernel::new(self, vm, vendor, emulated);
-        let batch = batch(instruction, &mut machine)?;
+        let mut machine = InKernel::new(self, vm, vendor);
+        let batch = batch(&instruction, &mut machine)?;
         // What the kernel takes, it takes one by one.
         if !batch.input && vm.bus().wants_port(batch.port) {
             return None;
@@ -56,11 +51,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             vm.read_guest(space, gpa, data).ok()?;
             in_order(&batch, data);
         }
-        self.together = Some(Together {
-            emulated: *emulated,
-            batch,
-            gpa,
-        });
+        self.together = Some(Together { batch, gpa });
         self.pending = Pending::Together;
         Some(Step::Leave(Leave::Io {
             port: batch.port,
@@ -75,11 +66,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
         let Some(together) = self.together.take() else {
             return Ok(Step::Resume);
         };
-        let Together {
-            emulated,
-            batch,
-            gpa,
-        } = together;
+        let Together { batch, gpa } = together;
         if batch.input {
             let space = self.mmu.space();
             in_order(&batch, self.data());
@@ -99,8 +86,8 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
                 }
             }
         }
-        let mut machine = InKernel::new(self, vm, vendor, &emulated);
-        finish_batch(emulated.instruction(), &batch, &mut machine);
+        let instruction = self.emulated.instruction;
+        finish_batch(&instruction, &batch, &mut InKernel::new(self, vm, vendor));
         self.retired(vendor, false);
         Ok(Step::Resume)
     }

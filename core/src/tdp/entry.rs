@@ -8,140 +8,98 @@ use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level};
 
 use super::DirtyTracking;
-use super::flush::{DirtyLog, Op, Tlb};
+use super::cache::TableCache;
+use super::flush::Op;
 use super::table::{Entry, FreshTable, Table, Taken, Unlinked};
 use super::transition::{Effect, effect};
-use crate::memslot::dirty::bits;
 use crate::spte::{Kind, Spte};
 
-impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
-    /// Replaces what `entry` held by `new`, unless it has changed since.
-    ///
-    /// # Errors
-    ///
-    /// The entry as it is now; nothing was done.
+impl<'r, H: Hal> Op<'r, H> {
+    /// Replaces what `entry` held by `new`, unless it has changed since: then
+    /// nothing was done, and `entry` is as it is now. Whether it was done.
     #[inline(never)]
-    pub(super) fn exchange(&mut self, entry: Entry<'r, H>, new: Spte) -> Result<(), Entry<'r, H>> {
-        self.exchange_inline(entry, new)
-    }
-
-    /// As [`exchange`](Op::exchange), compiled into its caller: for loops that
-    /// do the same to page after page, where much of it is decided beforehand.
-    #[inline(always)]
-    pub(super) fn exchange_inline(
-        &mut self,
-        entry: Entry<'r, H>,
-        new: Spte,
-    ) -> Result<(), Entry<'r, H>> {
-        if !self.is_legal(&entry, new) {
-            return Err(entry);
-        }
-        let taken = entry.exchange(new)?;
-        self.account(&entry, taken, new);
-        Ok(())
-    }
-
-    /// Takes the bits that `keep` lacks from leaves of a lowest table: of the frame `gfn + i` for
-    /// each bit i of `mask`, all of which are in that table. An [`exchange`](Op::exchange) for each
-    /// of them would come to the same; most of what that decides is the same for all.
-    pub(super) fn restrict(&mut self, table: Table<'r, H>, gfn: Gfn, mask: u64, keep: Spte) {
+    pub(super) fn exchange(&mut self, entry: &mut Entry<'r, H>, new: Spte) -> bool {
         let format = &self.mmu.space.format;
-        let (mut left, mut flush, mut written) = (mask, 0, 0);
-        while left != 0 {
-            let bit = left & left.wrapping_neg();
-            left ^= bit;
-            let frame = gfn.add(u64::from(bit.trailing_zeros()));
-            let Some(old) = table.entry(frame).restrict(keep) else {
-                continue;
-            };
-            if format.needs_flush(old, old.and(keep)) {
-                flush |= bit;
+        let (old, level) = (entry.value(), entry.level());
+        let becomes = format.kind(new, level);
+        let legal = match effect(entry.kind(), becomes) {
+            Effect::Illegal => false,
+            Effect::Compare => format.pfn(old) == format.pfn(new),
+            Effect::Quiet | Effect::Flush | Effect::Unlink => true,
+        };
+        if !legal {
+            let hal = &self.mmu.space.hal;
+            hal.bug("an illegal change of a page-table entry");
+            return false;
+        }
+        let Some(taken) = entry.exchange(new) else {
+            return false;
+        };
+        let gfn = entry.gfn();
+        match taken {
+            Taken::Plain(old) if old.is_present() => {
+                self.leaf_changed(gfn, level, old, new);
+                return true;
             }
-            if format.is_dirty(old) {
-                written |= bit;
+            Taken::Plain(_) => {}
+            Taken::Table(table) => {
+                self.flush_later(gfn, level);
+                self.remove_subtree(&table, gfn);
             }
         }
-        if flush != 0 && !removed(Part::WriteProtectFlush) {
-            // What lies between the first and the last does no harm.
-            self.flush_later(gfn.add(u64::from(flush.trailing_zeros())), Level::L1);
-            self.flush_later(gfn.add(63 - u64::from(flush.leading_zeros())), Level::L1);
+        if becomes == Kind::Leaf {
+            self.count(level, 1);
         }
-        if self.mmu.dirty == DirtyTracking::DirtyBit && !format.is_dirty(keep) {
-            for offset in bits(written) {
-                self.log.mark(gfn.add(offset.into()), Level::L1);
-            }
-        }
+        true
     }
 
     /// Links `table` in place of what `entry` held, unless it has changed.
     ///
     /// # Errors
     ///
-    /// The entry as it is now, and the table back.
+    /// The table back, and `entry` is as it is now.
     pub(super) fn link(
         &mut self,
-        entry: Entry<'r, H>,
+        entry: &mut Entry<'r, H>,
         table: FreshTable<H>,
-    ) -> Result<Table<'r, H>, (Entry<'r, H>, FreshTable<H>)> {
+    ) -> Result<Table<'r, H>, FreshTable<H>> {
+        let split = entry.kind() == Kind::Leaf;
         let linked = entry.link(table)?;
-        if entry.kind() == Kind::Leaf {
-            // A split: the same pages, mapped in parts.
+        if split {
+            // The same pages, mapped in parts.
             self.count(entry.level(), -1);
             self.count(linked.level(), ENTRIES as i64);
         }
         Ok(linked)
     }
 
-    /// Replaces the leaf `entry` by `new`, which maps another page or is an
-    /// MMIO entry, with the old mapping gone from every TLB in between.
-    ///
-    /// # Errors
-    ///
-    /// The entry as it is now. What was mapped may be gone.
-    pub(super) fn replace(&mut self, entry: Entry<'r, H>, new: Spte) -> Result<(), Entry<'r, H>> {
-        self.exchange(entry, Spte::FROZEN)?;
-        self.settle();
-        self.exchange(entry.reload(), new)
-    }
-
-    #[inline(always)]
-    fn is_legal(&self, entry: &Entry<'r, H>, new: Spte) -> bool {
-        let format = &self.mmu.space.format;
-        let legal = match effect(entry.kind(), format.kind(new, entry.level())) {
-            Effect::Illegal => false,
-            Effect::Compare => format.pfn(entry.value()) == format.pfn(new),
-            Effect::Quiet | Effect::Flush | Effect::Unlink => true,
+    /// Links an empty table in place of what `entry` held, and goes on to the
+    /// entry there. If that has changed, `entry` is as it is now; `false` if
+    /// there is no table.
+    #[inline(never)]
+    pub(super) fn grow(&mut self, entry: &mut Entry<'r, H>, cache: &mut TableCache<H>) -> bool {
+        let Some(table) = cache.take() else {
+            return false;
         };
-        if !legal {
-            self.mmu
-                .space
-                .hal
-                .bug("an illegal change of a page-table entry");
+        match self.link(entry, table) {
+            Ok(child) => *entry = child.entry(entry.frame()),
+            Err(table) => cache.put(table),
         }
-        legal
+        true
     }
 
-    /// The bookkeeping for an entry that held `taken` and now holds `new`.
-    #[inline(always)]
-    fn account(&mut self, entry: &Entry<'r, H>, taken: Taken<'r, H>, new: Spte) {
-        let format = &self.mmu.space.format;
-        let (gfn, level) = (entry.gfn(), entry.level());
-        match taken {
-            Taken::Plain(old) => {
-                if old.is_present() {
-                    self.leaf_changed(gfn, level, old, new);
-                } else if format.kind(new, level) == Kind::Leaf {
-                    self.count(level, 1);
-                }
-            }
-            Taken::Table(table) => {
-                if format.kind(new, level) == Kind::Leaf {
-                    self.count(level, 1);
-                }
-                self.flush_later(gfn, level);
-                self.remove_subtree(&table, gfn);
-            }
+    /// Replaces the leaf `entry` by `new`, which maps another page or is an
+    /// MMIO entry, with the old mapping gone from every TLB in between. If it
+    /// was not done, `entry` is as it is now, and what was mapped may be gone.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn replace(&mut self, entry: &mut Entry<'r, H>, new: Spte) -> bool {
+        if !self.exchange(entry, Spte::FROZEN) {
+            return false;
         }
+        self.settle();
+        *entry = entry.reload();
+        self.exchange(entry, new)
     }
 
     /// A leaf became `new`: a leaf of the same page, or nothing.
@@ -174,8 +132,11 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// nowhere (TDP-10).
     #[inline(always)]
     fn report(&self, gfn: Gfn, level: Level, old: Spte) {
-        if self.mmu.dirty == DirtyTracking::DirtyBit && self.mmu.space.format.is_dirty(old) {
-            self.log.mark(gfn, level);
+        if let Some(log) = self.sinks.log
+            && self.mmu.dirty == DirtyTracking::DirtyBit
+            && self.mmu.space.format.is_dirty(old)
+        {
+            log.mark(gfn, level);
         }
     }
 
@@ -190,6 +151,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// nobody but the CPUs that flush, and so not for us. With the lock held for
     /// writing there is no fault, and only what is present is taken out, by
     /// exchange because hardware may still set its dirty bit.
+    #[inline(never)]
     fn remove_subtree(&mut self, unlinked: &Unlinked<'r, H>, start: Gfn) {
         let table = unlinked.table();
         let (level, step) = (table.level(), table.level().pages());

@@ -83,18 +83,15 @@ impl<H: Hal> Mmu<H> {
             // before the mark below.
             let changed = if removed(Part::FastPathCas) {
                 let _ = entry.swap(new);
-                Ok(())
+                true
             } else {
-                entry.exchange(new).map(|_| ())
+                entry.exchange(new).is_some()
             };
-            match changed {
-                Ok(()) => {
-                    if gives_write && !removed(Part::MarkAfterWrite) {
-                        log.mark(gfn, Level::L1);
-                    }
-                    return FastFault::Fixed;
+            if changed {
+                if gives_write && !removed(Part::MarkAfterWrite) {
+                    log.mark(gfn, Level::L1);
                 }
-                Err(now) => entry = now,
+                return FastFault::Fixed;
             }
         }
         FastFault::Slow

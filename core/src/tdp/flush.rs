@@ -22,11 +22,67 @@ pub trait DirtyLog {
     /// The guest wrote to frames that a leaf at `level` from `gfn` on maps. A
     /// no-op where no log is kept. Any context.
     fn mark(&self, gfn: Gfn, level: Level);
+
+    /// The log, unless none is kept: then nobody is called for each page.
+    fn kept(&self) -> Option<&dyn DirtyLog>
+    where
+        Self: Sized,
+    {
+        Some(self)
+    }
 }
 
 /// Nobody keeps a log.
 impl DirtyLog for () {
     fn mark(&self, _gfn: Gfn, _level: Level) {}
+
+    fn kept(&self) -> Option<&dyn DirtyLog> {
+        None
+    }
+}
+
+/// Who is told what an operation does. By reference, so that operations are
+/// compiled once; a flush waits for other CPUs, and what is logged is logged
+/// once.
+#[derive(Clone, Copy)]
+pub(super) struct Sinks<'a> {
+    tlb: &'a dyn Tlb,
+    pub(super) log: Option<&'a dyn DirtyLog>,
+}
+
+impl<'a> Sinks<'a> {
+    /// For operations that change nothing.
+    pub(super) const NONE: Sinks<'static> = Sinks {
+        tlb: &Nobody,
+        log: None,
+    };
+
+    /// These two.
+    #[inline(always)]
+    pub(super) fn new(tlb: &'a impl Tlb, log: &'a impl DirtyLog) -> Self {
+        Self {
+            tlb,
+            log: log.kept(),
+        }
+    }
+
+    /// The same with another log.
+    pub(super) fn logging(self, log: Option<&'a dyn DirtyLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// Every vCPU lets go of its root.
+    pub(super) fn reload_roots(&self) {
+        self.tlb.reload_roots();
+    }
+}
+
+/// Whose TLB nothing is in.
+struct Nobody;
+
+impl Tlb for Nobody {
+    fn flush(&self, _start: Gfn, _end: Gfn) {}
+    fn reload_roots(&self) {}
 }
 
 /// How many page references an operation collects before it flushes and
@@ -40,10 +96,9 @@ const PAGES: usize = 64;
 /// section ends and before the lock is dropped (TDP-6). Dropping it with a
 /// flush due is a bug of ours: it is reported, and made good.
 #[must_use = "a flush may be due"]
-pub struct Op<'r, H: Hal, T: Tlb, D: DirtyLog> {
+pub struct Op<'r, H: Hal> {
     pub(super) mmu: &'r Mmu<H>,
-    tlb: &'r T,
-    pub(super) log: &'r D,
+    pub(super) sinks: Sinks<'r>,
     /// The lock is held for reading: others change entries at the same time.
     pub(super) shared: bool,
     /// The frames to flush; empty if no flush is due.
@@ -55,18 +110,17 @@ pub struct Op<'r, H: Hal, T: Tlb, D: DirtyLog> {
     mapped: [i64; 3],
 }
 
-impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+impl<'r, H: Hal> Op<'r, H> {
+    #[inline(always)]
     pub(super) fn new(
         mmu: &'r Mmu<H>,
-        tlb: &'r T,
-        log: &'r D,
+        sinks: Sinks<'r>,
         _rcu: &'r RcuGuard<'_, H>,
         shared: bool,
     ) -> Self {
         Self {
             mmu,
-            tlb,
-            log,
+            sinks,
             shared,
             due: NOTHING,
             pages: None,
@@ -114,13 +168,20 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     pub(super) fn settle(&mut self) {
         if self.is_due() {
             let (start, end) = core::mem::replace(&mut self.due, NOTHING);
-            self.tlb.flush(start, end);
+            self.sinks.tlb.flush(start, end);
         }
         let held = core::mem::take(&mut self.held);
         for &pfn in self.pages.iter().flatten().take(held) {
             // The guest may have written through the mapping at any time.
             self.mmu.space.hal.release(pfn, true);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn forgotten(&mut self) {
+        self.mmu.space.hal.bug("a TLB flush was forgotten");
+        self.settle();
     }
 
     fn is_due(&self) -> bool {
@@ -130,7 +191,7 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// Settles everything. Ends every operation.
     ///
     /// By reference: moving it would copy the room for the references.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn finish(&mut self) {
         self.settle();
         for (total, mapped) in self.mmu.mapped.iter().zip(&mut self.mapped) {
@@ -149,11 +210,10 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
 
 const NOTHING: (Gfn, Gfn) = (Gfn(u64::MAX), Gfn(0));
 
-impl<H: Hal, T: Tlb, D: DirtyLog> Drop for Op<'_, H, T, D> {
+impl<H: Hal> Drop for Op<'_, H> {
     fn drop(&mut self) {
         if self.is_due() {
-            self.mmu.space.hal.bug("a TLB flush was forgotten");
-            self.settle();
+            self.forgotten();
         }
     }
 }

@@ -13,8 +13,7 @@ use super::table::{Entry, Table};
 /// Between two steps the caller may change the entry it was given: the walk
 /// reads it again before it descends.
 pub struct Iter<'r, H: Hal> {
-    /// The tables from the root (last) down to the current one.
-    path: [Option<Table<'r, H>>; 5],
+    root: Table<'r, H>,
     floor: Level,
     /// The next frame to be looked at.
     at: Gfn,
@@ -27,10 +26,8 @@ pub struct Iter<'r, H: Hal> {
 impl<'r, H: Hal> Iter<'r, H> {
     /// A walk from the table `root`, which spans all of `range`.
     pub fn new(root: Table<'r, H>, range: Range<Gfn>, floor: Level) -> Self {
-        let mut path = [None; 5];
-        path[root.level() as usize - 1] = Some(root);
         Self {
-            path,
+            root,
             floor,
             at: range.start,
             end: range.end,
@@ -41,8 +38,32 @@ impl<'r, H: Hal> Iter<'r, H> {
 
     /// Everything before this frame has been visited, apart from what was
     /// below the entry last returned.
+    #[inline(always)]
     pub fn position(&self) -> Gfn {
         self.at
+    }
+
+    /// The next entry.
+    #[inline(always)]
+    pub fn next_entry(&mut self) -> Option<Entry<'r, H>> {
+        if self.visited {
+            self.visited = false;
+            self.step();
+        }
+        while self.at < self.end {
+            let Some(entry) = self.current.next_filled(self.at) else {
+                let span = self.current.level().pages() << ENTRY_BITS;
+                self.at = Gfn((self.at.0 | (span - 1)) + 1);
+                self.ascend();
+                continue;
+            };
+            self.at = entry.frame();
+            if self.at < self.end {
+                self.visited = true;
+                return Some(entry);
+            }
+        }
+        None
     }
 
     /// Goes on from the entry at `at`: into its table if it has one, else to
@@ -53,7 +74,6 @@ impl<'r, H: Hal> Iter<'r, H> {
         if level > self.floor
             && let Some(child) = self.current.entry(self.at).child()
         {
-            self.path[child.level() as usize - 1] = Some(child);
             self.current = child;
             return;
         }
@@ -63,50 +83,22 @@ impl<'r, H: Hal> Iter<'r, H> {
         }
     }
 
-    /// Goes on behind the current table.
-    fn leave(&mut self) {
-        let span = self.current.level().pages() << ENTRY_BITS;
-        self.at = Gfn((self.at.0 | (span - 1)) + 1);
-        self.ascend();
-    }
-
-    /// Goes up from a table that has ended, to the first that has not.
+    /// Goes up from a table that has ended at `at`, to the first that has not:
+    /// down from the root, as far as links lead there now.
     #[cold]
+    #[inline(never)]
     fn ascend(&mut self) {
         let mut level = self.current.level();
-        while self.at.index(level) == 0 {
-            let Some((above, parent)) = level
-                .above()
-                .and_then(|above| Some((above, self.path[above as usize - 1]?)))
-            else {
-                break;
-            };
+        while self.at.index(level) == 0
+            && let Some(above) = level.above()
+        {
             level = above;
-            self.current = parent;
         }
-    }
-}
-
-impl<'r, H: Hal> Iterator for Iter<'r, H> {
-    type Item = Entry<'r, H>;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Entry<'r, H>> {
-        if self.visited {
-            self.step();
+        self.current = self.root;
+        while self.current.level() > level
+            && let Some(child) = self.current.entry(self.at).child()
+        {
+            self.current = child;
         }
-        while self.at < self.end {
-            let Some(entry) = self.current.next_filled(self.at) else {
-                self.leave();
-                continue;
-            };
-            self.at = entry.frame();
-            if self.at < self.end {
-                self.visited = true;
-                return Some(entry);
-            }
-        }
-        self.visited = false;
-        None
     }
 }

@@ -5,7 +5,7 @@ use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Gfn, Hal, Level, Pfn, RcuGuard};
 
 use super::cache::TableCache;
-use super::flush::{DirtyLog, Op, Tlb};
+use super::flush::{DirtyLog, Op, Sinks, Tlb};
 use super::invalidate::Snapshot;
 use super::root::Root;
 use super::table::{Entry, Table};
@@ -81,14 +81,14 @@ impl<H: Hal> Mmu<H> {
             return (Mapped::Retry, Level::L1);
         }
         let rcu = RcuGuard::new(&self.space.hal);
-        let mut op = Op::new(self, tlb, log, &rcu, true);
+        let mut op = Op::new(self, Sinks::new(tlb, log), &rcu, true);
         let mapped = op.map(root.walk(&self.space, &rcu), cache, &goal);
         op.finish();
         mapped
     }
 }
 
-impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+impl<'r, H: Hal> Op<'r, H> {
     /// Walks from `root` to the level of the goal, adds the tables that are
     /// missing, and installs the leaf. On a lost race nothing was written and
     /// the walk goes on with what it saw.
@@ -105,55 +105,39 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
             {
                 entry = child.entry(goal.gfn);
             }
-            let next = if entry.level() == goal.level {
-                self.install(entry, goal)
+            let done = if entry.level() == goal.level {
+                self.install(&mut entry, goal)
             } else {
-                self.descend(entry, cache, goal)
+                self.descend(&mut entry, cache, goal)
             };
-            match next {
-                Ok(mapped) => return (mapped, entry.level()),
-                Err(now) => entry = now,
+            if let Some(mapped) = done {
+                return (mapped, entry.level());
             }
         }
     }
 
-    /// One level further down from an entry that was no link: the entry there,
-    /// or the end.
+    /// Makes a link of an entry that was none, or finds that this is the end.
+    /// `None` when the walk goes on with what `entry` is then.
     fn descend(
         &mut self,
-        entry: Entry<'r, H>,
+        entry: &mut Entry<'r, H>,
         cache: &mut TableCache<H>,
         goal: &Goal,
-    ) -> Result<Mapped, Entry<'r, H>> {
-        match entry.kind() {
-            Kind::Frozen => return Ok(Mapped::Retry),
-            Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
-            Kind::Leaf => {
-                return match self.split(entry, cache) {
-                    Some(now) => Err(now),
-                    None => Ok(Mapped::Retry),
-                };
-            }
-            Kind::Empty | Kind::Mmio => {}
+    ) -> Option<Mapped> {
+        let goes_on = match entry.kind() {
+            Kind::Leaf if self.is_enough(entry, goal) => return Some(Mapped::Spurious),
+            Kind::Leaf => self.split(entry, cache),
+            Kind::Empty | Kind::Mmio => self.grow(entry, cache),
             // The walk has followed links as far as they lead.
-            Kind::Table => return Ok(Mapped::Retry),
-        }
-        let Some(table) = cache.take() else {
-            return Ok(Mapped::Retry);
+            Kind::Frozen | Kind::Table => false,
         };
-        match self.link(entry, table) {
-            Ok(child) => Err(child.entry(goal.gfn)),
-            Err((now, table)) => {
-                cache.put(table);
-                Err(now)
-            }
-        }
+        (!goes_on).then_some(Mapped::Retry)
     }
 
     /// The leaf itself, and the mark that it may be written now. The mark comes
     /// after the entry, never before it: a collector that took the mark first
-    /// would have found nothing to protect (TDP-13).
-    fn install(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
+    /// would have found nothing to protect (TDP-13). `None` as in `descend`.
+    fn install(&mut self, entry: &mut Entry<'r, H>, goal: &Goal) -> Option<Mapped> {
         if removed(Part::MarkAfterWrite) {
             self.mark_written(goal);
             return self.put_leaf(entry, goal);
@@ -162,33 +146,28 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
         if matches!(mapped, Mapped::Installed | Mapped::Upgraded) {
             self.mark_written(goal);
         }
-        Ok(mapped)
+        Some(mapped)
     }
 
     /// The leaf itself.
-    fn put_leaf(&mut self, entry: Entry<'r, H>, goal: &Goal) -> Result<Mapped, Entry<'r, H>> {
+    fn put_leaf(&mut self, entry: &mut Entry<'r, H>, goal: &Goal) -> Option<Mapped> {
         let format = &self.mmu.space.format;
-        let new = goal.leaf(format);
-        let pfn = format.pfn(new);
+        let mut new = goal.leaf(format);
+        let mut mapped = Mapped::Installed;
         match entry.kind() {
-            Kind::Frozen => return Ok(Mapped::Retry),
-            Kind::Empty | Kind::Mmio | Kind::Table => {
-                self.exchange_inline(entry, new)?;
-            }
-            Kind::Leaf if self.is_enough(&entry, goal) => return Ok(Mapped::Spurious),
-            Kind::Leaf if format.pfn(entry.value()) == pfn => {
+            Kind::Frozen => return Some(Mapped::Retry),
+            Kind::Empty | Kind::Mmio | Kind::Table => {}
+            Kind::Leaf if self.is_enough(entry, goal) => return Some(Mapped::Spurious),
+            Kind::Leaf if format.pfn(entry.value()) == format.pfn(new) => {
                 // A dirty bit that hardware has set stays.
-                let new = if format.is_dirty(entry.value()) && format.is_writable(new) {
-                    format.made_writable(new)
-                } else {
-                    new
-                };
-                self.exchange(entry, new)?;
-                return Ok(Mapped::Upgraded);
+                if format.is_dirty(entry.value()) && format.is_writable(new) {
+                    new = format.made_writable(new);
+                }
+                mapped = Mapped::Upgraded;
             }
-            Kind::Leaf => self.replace(entry, new)?,
+            Kind::Leaf => return self.replace(entry, new).then_some(mapped),
         }
-        Ok(Mapped::Installed)
+        self.exchange(entry, new).then_some(mapped)
     }
 
     /// Whether the leaf serves the access as it is.
@@ -202,8 +181,11 @@ impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
     /// A page that became writable may be written from now on without another
     /// fault. Where dirty bits are scanned for, the entry itself is the mark.
     pub(super) fn mark_written(&self, goal: &Goal) {
-        if goal.rights.write && self.mmu.dirty == DirtyTracking::WriteProtect {
-            self.log.mark(goal.gfn, Level::L1);
+        if let Some(log) = self.sinks.log
+            && goal.rights.write
+            && self.mmu.dirty == DirtyTracking::WriteProtect
+        {
+            log.mark(goal.gfn, Level::L1);
         }
     }
 }

@@ -4,7 +4,7 @@ use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
 
 use super::Mmu;
 use super::cache::TableCache;
-use super::flush::{DirtyLog, Op, Tlb};
+use super::flush::{Op, Sinks, Tlb};
 use super::root::Root;
 use super::table::Table;
 use crate::spte::{Kind, Spte};
@@ -49,41 +49,36 @@ impl<H: Hal> Mmu<H> {
             return;
         }
         let rcu = RcuGuard::new(&self.space.hal);
-        let mut op = Op::new(self, tlb, &(), &rcu, true);
+        let mut op = Op::new(self, Sinks::new(tlb, &()), &rcu, true);
         op.map_mmio(root.walk(&self.space, &rcu), cache, gfn, new);
         op.finish();
     }
 }
 
-impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+impl<'r, H: Hal> Op<'r, H> {
     /// Puts the MMIO entry `new` at `gfn`, at the lowest level. A mapping that
     /// stands there is dropped first, and flushed.
     fn map_mmio(&mut self, root: Table<'r, H>, cache: &mut TableCache<H>, gfn: Gfn, new: Spte) {
         let mut entry = root.entry(gfn);
         loop {
-            let step = match entry.kind() {
-                Kind::Frozen => return,
-                Kind::Table => match entry.child() {
-                    Some(child) => Err(child.entry(gfn)),
-                    None => return,
-                },
-                Kind::Leaf => self.replace(entry, Spte::EMPTY).and(Err(entry.reload())),
-                Kind::Mmio if entry.value() == new => return,
-                Kind::Empty | Kind::Mmio if entry.level() == Level::L1 => self.exchange(entry, new),
-                Kind::Empty | Kind::Mmio => match cache.take() {
-                    None => return,
-                    Some(table) => match self.link(entry, table) {
-                        Ok(child) => Err(child.entry(gfn)),
-                        Err((now, table)) => {
-                            cache.put(table);
-                            Err(now)
-                        }
-                    },
-                },
+            if let Some(child) = entry.child() {
+                entry = child.entry(gfn);
+                continue;
+            }
+            let done = match entry.kind() {
+                Kind::Frozen | Kind::Table => true,
+                Kind::Leaf => {
+                    if self.replace(&mut entry, Spte::EMPTY) {
+                        entry = entry.reload();
+                    }
+                    false
+                }
+                _ if entry.value() == new => true,
+                _ if entry.level() == Level::L1 => self.exchange(&mut entry, new),
+                _ => !self.grow(&mut entry, cache),
             };
-            match step {
-                Ok(()) => return,
-                Err(now) => entry = now,
+            if done {
+                return;
             }
         }
     }

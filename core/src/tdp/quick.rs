@@ -4,7 +4,7 @@ use waterbear_hal::sync::twin::{Part, removed};
 use waterbear_hal::{Hal, RcuGuard};
 
 use super::Mmu;
-use super::flush::{DirtyLog, Op, Tlb};
+use super::flush::{DirtyLog, Op, Sinks, Tlb};
 use super::invalidate::Snapshot;
 use super::map::Goal;
 use super::root::Root;
@@ -44,9 +44,9 @@ impl<H: Hal> Mmu<H> {
         if entry.kind() != Kind::Empty {
             return false;
         }
-        let mut op = Op::new(self, tlb, log, &rcu, true);
+        let mut op = Op::new(self, Sinks::new(tlb, log), &rcu, true);
         let leaf = goal.leaf(&self.space.format);
-        let done = op.exchange_inline(entry, leaf).is_ok();
+        let done = op.exchange(&mut entry, leaf);
         if done {
             op.mark_written(&goal);
         }

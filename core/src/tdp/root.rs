@@ -3,8 +3,9 @@ use waterbear_hal::sync::atomic::{AtomicBool, Ordering};
 use waterbear_hal::{Gfn, Hal, RcuGuard};
 
 use super::Mmu;
-use super::flush::{DirtyLog, Tlb};
+use super::flush::{DirtyLog, Sinks, Tlb};
 use super::table::{FreshTable, RootTable, Space, Table};
+use super::walk::{Hold, Yielding};
 use crate::Error;
 use crate::mem::Shared;
 use crate::memslot::{ADDRESS_SPACES, SpaceId};
@@ -148,6 +149,11 @@ impl<H: Hal> Mmu<H> {
     /// `logs` are those of the address spaces, in order: what hardware has
     /// marked dirty goes there.
     pub fn invalidate_roots<D: DirtyLog>(&self, tlb: &impl Tlb, logs: [&D; ADDRESS_SPACES]) {
+        self.invalidate(Sinks::new(tlb, &()), logs.map(DirtyLog::kept));
+    }
+
+    #[inline(never)]
+    fn invalidate(&self, sinks: Sinks<'_>, logs: [Option<&dyn DirtyLog>; ADDRESS_SPACES]) {
         {
             let state = self.lock.write();
             for root in state.roots.iter() {
@@ -156,11 +162,13 @@ impl<H: Hal> Mmu<H> {
             }
             // Under the lock: who makes a new root after this makes a valid
             // one, and who holds an old one has the request pending.
-            tlb.reload_roots();
+            sinks.reload_roots();
         }
         for (space, log) in SpaceId::ALL.into_iter().zip(logs) {
-            let roots = self.roots(space);
-            self.empty((tlb, log), &roots, Gfn(0)..self.space.format.end());
+            // In parallel with faults on valid roots.
+            let all = Gfn(0)..self.space.format.end();
+            let sinks = sinks.logging(log);
+            self.zap_in(sinks, Hold::Shared, space, all, Yielding::Allowed);
         }
         let mut emptied: RootSet<H> = [const { None }; PLACES];
         {

@@ -2,41 +2,57 @@
 use core::ops::Range;
 
 use waterbear_hal::memory::ENTRIES;
-use waterbear_hal::{Gfn, Hal, Level, RcuGuard};
+use waterbear_hal::{Gfn, Hal, Level};
 
 use super::Mmu;
 use super::cache::TableCache;
-use super::flush::{DirtyLog, Op, Tlb};
-use super::iter::Iter;
+use super::flush::{DirtyLog, Op, Sinks, Tlb};
 use super::table::Entry;
-use super::walk::{MmuRead, Span, Step, Yielding};
+use super::walk::{Hold, Span, Step, Visit, Yielding};
 use crate::Error;
 use crate::memslot::SpaceId;
 use crate::spte::Kind;
 
-impl<'r, H: Hal, T: Tlb, D: DirtyLog> Op<'r, H, T, D> {
+impl<'r, H: Hal> Op<'r, H> {
     /// Replaces the leaf `entry` by a table whose leaves map the same frames
     /// with the same rights. The table is filled first, so hardware sees the
     /// old mapping or the new one, and they are equal: no flush (TDP-5).
     ///
-    /// Returns the entry as it is now, or `None` if there was no table to use.
-    pub(super) fn split(
-        &mut self,
-        entry: Entry<'r, H>,
-        cache: &mut TableCache<H>,
-    ) -> Option<Entry<'r, H>> {
+    /// `entry` is then as it is now, changed by whom ever; `false` if there was
+    /// no table to use.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn split(&mut self, entry: &mut Entry<'r, H>, cache: &mut TableCache<H>) -> bool {
         let format = &self.mmu.space.format;
-        let below = entry.level().below()?;
-        let mut table = cache.take()?;
+        let Some((below, mut table)) = entry.level().below().zip(cache.take()) else {
+            return false;
+        };
         for index in 0..ENTRIES {
-            let part = format.part(entry.value(), entry.level(), index)?;
+            let Some(part) = format.part(entry.value(), entry.level(), index) else {
+                return false;
+            };
             table.fill(format, below, index, part);
         }
-        match self.link(entry, table) {
-            Ok(_) => Some(entry.reload()),
-            // The table is full of what the leaf was: not fit for reuse.
-            Err((now, _used)) => Some(now),
+        if self.link(entry, table).is_ok() {
+            *entry = entry.reload();
         }
+        // Else the table is full of what the leaf was: not fit for reuse.
+        true
+    }
+
+    /// Splits whatever is mapped by the entry until it is a link.
+    #[inline(never)]
+    pub(super) fn split_down(
+        &mut self,
+        entry: &mut Entry<'r, H>,
+        cache: &mut TableCache<H>,
+    ) -> Step {
+        while entry.kind() == Kind::Leaf && entry.level() > Level::L1 {
+            if !self.split(entry, cache) {
+                return Step::Pause;
+            }
+        }
+        Step::On
     }
 }
 
@@ -55,56 +71,33 @@ impl<H: Hal> Mmu<H> {
         space: SpaceId,
         range: Range<Gfn>,
     ) -> Result<(), Error> {
-        let roots = self.roots(space);
-        let cache = core::cell::RefCell::new(TableCache::new());
-        self.walk::<MmuRead, _, _, Error>(
-            (tlb, log),
-            &roots,
-            Span {
-                range,
-                floor: Level::L2,
-                yielding: Yielding::Allowed,
-            },
-            |op, mut entry| {
-                let Ok(mut cache) = cache.try_borrow_mut() else {
-                    return Step::Pause;
-                };
-                while entry.kind() == Kind::Leaf && entry.level() > Level::L1 {
-                    match op.split(entry, &mut cache) {
-                        Some(now) => entry = now,
-                        None => return Step::Pause,
-                    }
-                }
-                Step::On
-            },
-            || match cache.try_borrow_mut() {
-                Ok(mut cache) => cache.top_up(&self.space.hal),
-                Err(_) => Ok(()),
-            },
-        )
+        let span = Span {
+            range,
+            floor: Level::L2,
+            yielding: Yielding::Allowed,
+            hold: Hold::Shared,
+        };
+        let mut cache = TableCache::new();
+        let mut visit = Visit::Split(&mut cache);
+        self.walk_space(Sinks::new(tlb, log), space, &span, &mut visit)
     }
-}
 
-impl<H: Hal> Mmu<H> {
     /// The first frame of `range` that is mapped, or could be, through a table
     /// of 4 KiB entries. Does not take the lock for long: what it finds may be
     /// gone when it returns.
     pub fn next_small(&self, space: SpaceId, range: Range<Gfn>) -> Option<Gfn> {
-        let end = range.end.min(self.space.format.end());
-        self.roots(space)
-            .iter()
-            .flatten()
-            .filter_map(|root| {
-                let rcu = RcuGuard::new(&self.space.hal);
-                let table = root.walk(&self.space, &rcu);
-                let mut iter = Iter::new(table, range.start..end, Level::L2);
-                while let Some(entry) = iter.next() {
-                    if entry.level() == Level::L2 && entry.kind() == Kind::Table {
-                        return Some(iter.position());
-                    }
-                }
-                None
-            })
-            .min()
+        let span = Span {
+            range,
+            floor: Level::L2,
+            yielding: Yielding::Forbidden,
+            hold: Hold::Not,
+        };
+        let mut visit = Visit::Small(None);
+        // Fails in no visit that needs nothing.
+        let _ = self.walk_space(Sinks::NONE, space, &span, &mut visit);
+        match visit {
+            Visit::Small(found) => found,
+            _ => None,
+        }
     }
 }

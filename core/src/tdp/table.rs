@@ -190,21 +190,20 @@ impl<'r, H: Hal> Table<'r, H> {
         // SAFETY: readable for `'r`, by the promise of `at`.
         let page: &'r PageTable = unsafe { self.page.as_ref() };
         let first = gfn.index(self.level);
-        // Acquire as in `entry`.
-        let filled =
-            |word: &AtomicU64| Some(word.load(Ordering::Acquire)).filter(|&bits| bits != 0);
-        let (skipped, bits) = page
-            .entries
-            .iter()
-            .skip(first)
-            .enumerate()
-            .find_map(|(skipped, word)| Some((skipped as u64, filled(word)?)))?;
-        let pages = self.level.pages();
+        let mut index = first;
+        let bits = loop {
+            // Acquire as in `entry`.
+            match page.entries.get(index)?.load(Ordering::Acquire) {
+                0 => index += 1,
+                bits => break bits,
+            }
+        };
+        let skipped = (index - first) as u64;
         Some(Entry {
             table: *self,
             gfn: match skipped {
                 0 => gfn,
-                _ => gfn.align_down(self.level).add(skipped * pages),
+                _ => gfn.align_down(self.level).add(skipped * self.level.pages()),
             },
             value: Spte::from_bits(bits),
         })
@@ -299,19 +298,26 @@ impl<'r, H: Hal> Entry<'r, H> {
         Some(unsafe { Table::at(self.table.space, pfn, below) })
     }
 
-    /// Replaces what was read by `new`, unless the entry has changed since.
+    /// Replaces what was read by `new`, unless the entry has changed since:
+    /// then nothing was written (TDP-2), and this is the entry as it is now.
     /// `new` is not a link.
-    ///
-    /// # Errors
-    ///
-    /// The entry as it is now; nothing was written (TDP-2).
     #[inline(always)]
-    pub fn exchange(&self, new: Spte) -> Result<Taken<'r, H>, Self> {
+    pub fn exchange(&mut self, new: Spte) -> Option<Taken<'r, H>> {
         if self.refuses(new) {
-            return Err(*self);
+            return None;
         }
-        self.compare_exchange(new)?;
-        Ok(self.taken(self.value))
+        let taken = match self.child() {
+            // Of no use, and no harm, unless the link was taken out.
+            Some(table) => Err(table),
+            None => Ok(self.value),
+        };
+        if !self.compare_exchange(new) {
+            return None;
+        }
+        Some(match taken {
+            Err(table) => Taken::Table(Unlinked { table }),
+            Ok(old) => Taken::Plain(old),
+        })
     }
 
     /// Takes the bits that `keep` lacks from the leaf, if it is one, in a lowest table, and has any
@@ -320,9 +326,8 @@ impl<'r, H: Hal> Entry<'r, H> {
     pub(super) fn restrict(mut self, keep: Spte) -> Option<Spte> {
         // An entry that is not present is never modified (TDP-13).
         while self.value.is_present() && self.value.and(keep) != self.value {
-            match self.compare_exchange(self.value.and(keep)) {
-                Ok(()) => return Some(self.value),
-                Err(now) => self = now,
+            if self.compare_exchange(self.value.and(keep)) {
+                return Some(self.value);
             }
         }
         None
@@ -340,7 +345,14 @@ impl<'r, H: Hal> Entry<'r, H> {
         // AcqRel as in `compare_exchange`.
         let old = self.table.word(self.gfn).swap(new.bits(), Ordering::AcqRel);
         self.note(old, new.bits());
-        self.taken(Spte::from_bits(old))
+        let was = Entry {
+            value: Spte::from_bits(old),
+            ..*self
+        };
+        match was.child() {
+            Some(table) => Taken::Table(Unlinked { table }),
+            None => Taken::Plain(was.value),
+        }
     }
 
     /// Links `table` in place of what was read, which is not a link, unless
@@ -348,26 +360,25 @@ impl<'r, H: Hal> Entry<'r, H> {
     ///
     /// # Errors
     ///
-    /// The entry as it is now, and the table back.
-    pub fn link(&self, table: FreshTable<H>) -> Result<Table<'r, H>, (Self, FreshTable<H>)> {
+    /// The table back, and this is the entry as it is now.
+    pub fn link(&mut self, table: FreshTable<H>) -> Result<Table<'r, H>, FreshTable<H>> {
         let (Some(below), false) = (self.table.level.below(), self.kind() == Kind::Table) else {
             self.table.space.hal.bug("a link where none can be");
-            return Err((*self, table));
+            return Err(table);
         };
         let pfn = table.pfn;
-        match self.compare_exchange(self.table.space.format.link(pfn)) {
-            Ok(()) => {
-                // From now on it is freed by whoever takes the link out.
-                table.give_away();
-                // SAFETY: just linked, so it stays readable for the section.
-                Ok(unsafe { Table::at(self.table.space, pfn, below) })
-            }
-            Err(now) => Err((now, table)),
+        if !self.compare_exchange(self.table.space.format.link(pfn)) {
+            return Err(table);
         }
+        // From now on it is freed by whoever takes the link out.
+        table.give_away();
+        // SAFETY: just linked, so it stays readable for the section.
+        Ok(unsafe { Table::at(self.table.space, pfn, below) })
     }
 
+    /// Whether it was done; if not, this is the entry as it is now.
     #[inline(always)]
-    fn compare_exchange(&self, new: Spte) -> Result<(), Self> {
+    fn compare_exchange(&mut self, new: Spte) -> bool {
         let part = if self.value.is_present() {
             Part::ChangeCas
         } else {
@@ -376,7 +387,7 @@ impl<'r, H: Hal> Entry<'r, H> {
         if removed(part) {
             let old = self.table.word(self.gfn).swap(new.bits(), Ordering::AcqRel);
             self.note(old, new.bits());
-            return Ok(());
+            return true;
         }
         // Release: what was written into a table is visible before its link;
         // pairs with the acquire of `Table::entry`. Acquire: what the entry's
@@ -389,12 +400,12 @@ impl<'r, H: Hal> Entry<'r, H> {
         ) {
             Ok(old) => {
                 self.note(old, new.bits());
-                Ok(())
+                true
             }
-            Err(now) => Err(Self {
-                value: Spte::from_bits(now),
-                ..*self
-            }),
+            Err(now) => {
+                self.value = Spte::from_bits(now);
+                false
+            }
         }
     }
 
@@ -417,18 +428,6 @@ impl<'r, H: Hal> Entry<'r, H> {
             .space
             .hal
             .note_entry_write(self.table.pfn, index, old, new);
-    }
-
-    #[inline(always)]
-    fn taken(&self, old: Spte) -> Taken<'r, H> {
-        let was = Entry {
-            value: old,
-            ..*self
-        };
-        match was.child() {
-            Some(table) => Taken::Table(Unlinked { table }),
-            None => Taken::Plain(old),
-        }
     }
 }
 

@@ -66,20 +66,10 @@ impl<V: Vendor> Runner<V> {
         vendor: &V,
         owner: &mut impl Owner<V>,
     ) -> Result<Option<Exit>, Error> {
+        if vcpu.requests().any() {
+            self.take_requests(vcpu, vendor, owner)?;
+        }
         let Self { state, root } = self;
-        vcpu.check_requests(|request| match request {
-            Request::MMU_RELOAD => {
-                *root = None;
-                Ok(())
-            }
-            Request::TLB_FLUSH => {
-                vendor.flush_tlb(state);
-                Ok(())
-            }
-            // It is not blocked.
-            Request::UNBLOCK => Ok(()),
-            _ => owner.handle(request, state),
-        })?;
         let root = match *root {
             Some(root) => root,
             None => {
@@ -123,5 +113,28 @@ impl<V: Vendor> Runner<V> {
             vendor.switch_out(state);
         });
         Ok(left)
+    }
+
+    #[cold]
+    fn take_requests<H: Hal>(
+        &mut self,
+        vcpu: &Vcpu<H>,
+        vendor: &V,
+        owner: &mut impl Owner<V>,
+    ) -> Result<(), Error> {
+        let Self { state, root } = self;
+        vcpu.check_requests(|request| match request {
+            Request::MMU_RELOAD => {
+                *root = None;
+                Ok(())
+            }
+            Request::TLB_FLUSH => {
+                vendor.flush_tlb(state);
+                Ok(())
+            }
+            // It is not blocked.
+            Request::UNBLOCK => Ok(()),
+            _ => owner.handle(request, state),
+        })
     }
 }

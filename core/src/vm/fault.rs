@@ -304,23 +304,20 @@ impl<H: Hal> Vm<H> {
     /// The largest level at which the page may be mapped (TDP-12). Under the
     /// lock: the reasons against it change under the write lock only.
     fn level(&self, slot: &Slot<H>, gfn: Gfn, page: &HostPage) -> Level {
-        let largest = page.level.min(self.mmu.max_leaf());
-        if largest == Level::L1 {
-            return Level::L1;
+        let mut level = page.level.min(self.mmu.max_leaf());
+        while let Some(below) = level.below() {
+            // The log is kept per 4 KiB.
+            if slot.logs_dirty() {
+                slot.arch.hold_back();
+                return Level::L1;
+            }
+            let aligned = (page.pfn.0 ^ gfn.0) & (level.pages() - 1) == 0;
+            if aligned && slot.arch.allows(level, gfn) {
+                break;
+            }
+            level = below;
         }
-        // The log is kept per 4 KiB.
-        if slot.logs_dirty() {
-            slot.arch.hold_back();
-            return Level::L1;
-        }
-        Level::LEAVES
-            .into_iter()
-            .rev()
-            .find(|&level| {
-                let aligned = (page.pfn.0 ^ gfn.0) & (level.pages() - 1) == 0;
-                level <= largest && aligned && slot.arch.allows(level, gfn)
-            })
-            .unwrap_or(Level::L1)
+        level
     }
 
     /// What the guest may do with the page. Under the lock, as for the level.
@@ -339,6 +336,7 @@ impl<H: Hal> Vm<H> {
 
     /// Notes in the tables that there is no memory at `gfn`, as of the set of
     /// slots in `slots`. Not while the slots change (MS-9).
+    #[inline(never)]
     fn cache_mmio(
         &self,
         cache: &mut TableCache<H>,

@@ -20,10 +20,10 @@ impl<H: Hal> Vm<H> {
     pub fn invalidate_begin(&self, range: Range<Hva>, yielding: Yielding) {
         self.memslots.gate().begin();
         let slots = self.memslots.read();
-        each(&slots, &range, |_slot, frames| {
+        each(&slots, &range, &mut |_slot, frames| {
             self.mmu.begin_invalidation(frames);
         });
-        each(&slots, &range, |slot, frames| {
+        each(&slots, &range, &mut |slot, frames| {
             self.mmu
                 .zap(&self.vcpus, slot, slot.space, frames, yielding);
         });
@@ -33,7 +33,7 @@ impl<H: Hal> Vm<H> {
     pub fn invalidate_end(&self, range: Range<Hva>) {
         {
             let slots = self.memslots.read();
-            each(&slots, &range, |_slot, _frames| {
+            each(&slots, &range, &mut |_slot, _frames| {
                 self.mmu.end_invalidation();
             });
         }
@@ -44,7 +44,7 @@ impl<H: Hal> Vm<H> {
     /// drops what may have been mapped since. Does not sleep.
     pub fn change_pages(&self, range: Range<Hva>) {
         let slots = self.memslots.read();
-        each(&slots, &range, |slot, frames| {
+        each(&slots, &range, &mut |slot, frames| {
             self.mmu
                 .zap(&self.vcpus, slot, slot.space, frames, Yielding::Forbidden);
         });
@@ -55,7 +55,7 @@ impl<H: Hal> Vm<H> {
     pub fn age(&self, range: Range<Hva>) -> bool {
         let slots = self.memslots.read();
         let mut young = false;
-        each(&slots, &range, |slot, frames| {
+        each(&slots, &range, &mut |slot, frames| {
             young |= self.mmu.age(&self.vcpus, slot, slot.space, frames);
         });
         young
@@ -66,7 +66,7 @@ impl<H: Hal> Vm<H> {
     pub fn is_young(&self, range: Range<Hva>) -> bool {
         let slots = self.memslots.read();
         let mut young = false;
-        each(&slots, &range, |slot, frames| {
+        each(&slots, &range, &mut |slot, frames| {
             young = young || self.mmu.is_young(slot.space, frames);
         });
         young
@@ -75,10 +75,11 @@ impl<H: Hal> Vm<H> {
 
 /// Every slot of every address space that has memory in `range`, and which of
 /// its frames that is.
+#[inline(never)]
 fn each<H: Hal>(
     slots: &SlotsRead<'_, H>,
     range: &Range<Hva>,
-    mut visit: impl FnMut(&Slot<H>, Range<Gfn>),
+    visit: &mut dyn FnMut(&Slot<H>, Range<Gfn>),
 ) {
     for space in SpaceId::ALL {
         for slot in slots.set(space).by_hva(range.clone()) {

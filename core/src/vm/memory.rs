@@ -106,12 +106,16 @@ impl<H: Hal> Vm<H> {
             for (there, (gpa, bytes)) in there.iter_mut().zip(pieces) {
                 *there = is_there(self.probe(set, gpa, bytes.len()))?;
             }
-            for (_, (gpa, bytes)) in there.into_iter().zip(pieces).filter(|(there, _)| *there) {
-                is_there(self.write_in(set, gpa, bytes, &mut 0))?;
+            for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
+                if there {
+                    is_there(self.write_in(set, gpa, bytes, &mut 0))?;
+                }
             }
         }
-        for (_, (gpa, bytes)) in there.into_iter().zip(pieces).filter(|(there, _)| *there) {
-            self.tell_trackers(space, gpa, bytes);
+        for (there, (gpa, bytes)) in there.into_iter().zip(pieces) {
+            if there {
+                self.tell_trackers(space, gpa, bytes);
+            }
         }
         Ok(there)
     }
@@ -211,7 +215,7 @@ impl<H: Hal> Vm<H> {
 }
 
 /// Whether an access found memory.
-fn is_there(result: Result<(), MemoryError>) -> Result<bool, Error> {
+pub(crate) fn is_there(result: Result<(), MemoryError>) -> Result<bool, Error> {
     match result {
         Ok(()) => Ok(true),
         Err(MemoryError::Missing(_) | MemoryError::ReadOnly(_)) => Ok(false),
@@ -228,6 +232,7 @@ fn mark<H: Hal>(slot: &Slot<H>, frames: Range<Gfn>) {
 
 /// Runs `access` on each part of a range of `len` bytes, in order, once every
 /// part is known to be there.
+#[inline(always)]
 fn each_part<H: Hal>(
     set: &SlotSet<H>,
     gpa: Gpa,
@@ -235,30 +240,43 @@ fn each_part<H: Hal>(
     what: Use,
     mut access: impl FnMut(Part<'_, H>) -> Result<(), MemoryError>,
 ) -> Result<(), MemoryError> {
-    let Some(last) = (len as u64).checked_sub(1) else {
-        return Ok(());
-    };
-    if gpa.0.checked_add(last).is_none() {
+    let mut end = 0;
+    while end < len {
+        let next = if end == 0 {
+            first(set, gpa, len, what)?
+        } else {
+            part(set, gpa, end, len, what)?
+        };
+        end = next.bytes.end;
+        access(next)?;
+    }
+    Ok(())
+}
+
+/// The first part of an access of at least one byte, once every part is known
+/// to be there.
+#[inline(never)]
+fn first<H: Hal>(
+    set: &SlotSet<H>,
+    gpa: Gpa,
+    len: usize,
+    what: Use,
+) -> Result<Part<'_, H>, MemoryError> {
+    if gpa.0.checked_add(len as u64 - 1).is_none() {
         return Err(Error::Invalid.into());
     }
-    let mut first = part(set, gpa, 0, len, what)?;
+    let first = part(set, gpa, 0, len, what)?;
     // Rare: the access leaves the slot. Then its other parts come first.
     let mut from = first.bytes.end;
     while from < len {
         from = part(set, gpa, from, len, what)?.bytes.end;
     }
-    loop {
-        let end = first.bytes.end;
-        access(first)?;
-        if end >= len {
-            return Ok(());
-        }
-        first = part(set, gpa, end, len, what)?;
-    }
+    Ok(first)
 }
 
 /// The part that begins `from` bytes into the access of `len` bytes at `gpa`,
 /// of which there are more. `gpa + len` does not wrap.
+#[inline(never)]
 fn part<H: Hal>(
     set: &SlotSet<H>,
     gpa: Gpa,

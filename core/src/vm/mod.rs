@@ -30,6 +30,7 @@ use crate::tdp::{DirtyLog, DirtyTracking, Mmu, Tlb};
 use crate::vcpu::Vcpus;
 
 pub use fault::{Outcome, VcpuMmu};
+pub(crate) use memory::is_there;
 pub use tables::GuestTables;
 pub use track::Registration;
 
@@ -133,10 +134,15 @@ impl<H: Hal> Tlb for Vcpus<H> {
 
 impl<H: Hal> DirtyLog for Slot<H> {
     fn mark(&self, gfn: Gfn, level: Level) {
-        if self.dirty.is_some() {
-            for page in 0..level.pages() {
-                self.mark_dirty(gfn.add(page));
-            }
+        for page in 0..level.pages() {
+            self.mark_dirty(gfn.add(page));
+        }
+    }
+
+    fn kept(&self) -> Option<&dyn DirtyLog> {
+        match self.dirty {
+            Some(_) => Some(self),
+            None => None,
         }
     }
 }

@@ -16,7 +16,7 @@ mod vcpu;
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
 use waterbear_core::Error;
-use waterbear_core::abi::{Caller, Failure, Reply, VmFile, kvm, system};
+use waterbear_core::abi::{Caller, Failure, Reply, VmFile, capability, kvm, system};
 use waterbear_core::mem::{Box, Heap, Shared, boxed};
 use waterbear_core::registry::VmToken;
 use waterbear_core::tdp::DirtyTracking;
@@ -87,18 +87,20 @@ pub fn returned(answer: Result<Number, Failure>) -> Number {
     }
 }
 
-/// Whether it is asked for statistics, of a port that makes no files of them.
-fn asks_in_vain(command: u32, argument: c_ulong) -> bool {
-    !cfg!(feature = "statistics")
-        && command == kvm::KVM_CHECK_EXTENSION
-        && argument == kvm::KVM_CAP_BINARY_STATS_FD.into()
+/// What a capability answers. Owners ask a hundred times as they begin.
+fn extension(capability: c_ulong) -> Number {
+    // Of a port that makes no files of statistics.
+    if !cfg!(feature = "statistics") && capability == kvm::KVM_CAP_BINARY_STATS_FD.into() {
+        return 0;
+    }
+    capability::value(&Kernel, capability).into()
 }
 
 /// A command for the node.
 #[unsafe(no_mangle)]
 extern "C" fn waterbear_system_ioctl(command: c_uint, argument: c_ulong) -> Number {
-    if asks_in_vain(command, argument) {
-        return 0;
+    if command == kvm::KVM_CHECK_EXTENSION {
+        return extension(argument);
     }
     returned(
         match system::command(&Kernel, &machine::cpuid, &Process, command, argument) {
@@ -212,13 +214,16 @@ pub unsafe extern "C" fn waterbear_vm_ioctl(
     argument: c_ulong,
 ) -> Number {
     // SAFETY: as the caller promises.
-    returned(unsafe { of_caller(handle) }.and_then(|vm| vm_command(vm, command, argument)))
+    match unsafe { of_caller(handle) } {
+        Ok(_) if command == kvm::KVM_CHECK_EXTENSION => extension(argument),
+        Ok(vm) => returned(vm_command(vm, command, argument)),
+        Err(failure) => returned(Err(failure)),
+    }
 }
 
+/// Any other command.
+#[inline(never)]
 fn vm_command(vm: &Handle, command: c_uint, argument: c_ulong) -> Result<Number, Failure> {
-    if asks_in_vain(command, argument) {
-        return Ok(0);
-    }
     match vm.file.command(&Process, command, argument)? {
         Reply::Value(value) => Ok(value.into()),
         Reply::NewVcpu(index) => vcpu::make(vm, index),

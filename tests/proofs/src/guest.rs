@@ -97,7 +97,7 @@ impl<const NOTIFIER: bool> OneAccess<NOTIFIER> {
             }
             Err(fault) if fault.kind == FaultKind::Broken => Exit::Mmio {
                 gpa,
-                access: access(false),
+                access: Some(access(false)),
             },
             Err(fault) => Exit::Fault {
                 gpa,
@@ -240,7 +240,9 @@ impl<'a, const NOTIFIER: bool> Guest<'a, NOTIFIER> {
         let vm = &rig.vm;
         let exit = runner.attempt(&rig.host, vcpu, vendor, &mut Thread { vm, mmu, exits })?;
         let outcome = match exit {
-            Some(Exit::Mmio { gpa, access }) => rig.vm.handle_mmio(mmu, gpa, access)?,
+            Some(Exit::Mmio { gpa, access }) => {
+                rig.vm.handle_mmio(mmu, gpa, access.unwrap_or_default())?
+            }
             Some(Exit::Fault { gpa, access }) => rig.vm.handle_fault(mmu, gpa, access)?,
             _ => return Ok(runner.state().page.take().map(Reached::Page)),
         };

@@ -48,7 +48,8 @@ pub fn build(workspace: &Workspace) -> Outcome<PathBuf> {
     write(&objects.join("opt_global.h"), CONFIGURATION)?;
 
     let port = workspace.folder("ports/freebsd");
-    let (glue, shared) = (port.join("glue"), workspace.folder("ports/kernel"));
+    let glue = port.join("glue");
+    let shared = workspace.folder("ports/kernel");
     let mut parts = compiled(&glue, &[&shared], &objects, &headers)?;
 
     println!("  building the module's part in Rust");
@@ -91,7 +92,12 @@ pub fn for_host(workspace: &Workspace, module: &Path) -> Outcome<PathBuf> {
     write(&objects.join("opt_global.h"), CONFIGURATION)?;
     let glue = workspace.folder("ports/freebsd/glue");
     let host = workspace.folder("tests/freebsd-host");
-    let parts = compiled(&host, &[&glue], &objects, &headers)?;
+    let parts = compiled(
+        &host,
+        &[&glue, &workspace.folder("ports/kernel")],
+        &objects,
+        &headers,
+    )?;
     let whole = objects.join("host");
     let mut link = Command::new("ld.lld");
     link.arg("-r").arg("-T").arg(glue.join("../module.lds"));

@@ -39,8 +39,17 @@ const CR4_ALWAYS: Cr4 = Cr4::VME
 
 impl Features {
     /// Those of a guest without a table: what a CPU has that answers every question with zeros.
-    pub fn none() -> Self {
-        Self::read(&|_function, _index| [0; 4])
+    pub const fn none() -> Self {
+        Self {
+            cr4: CR4_ALWAYS,
+            efer: Efer::SCE,
+            xcr0: 0,
+            // Processors that do not say and do not have PAE.
+            physical_bits: 32,
+            tsc_aux: false,
+            tsc_adjust: false,
+            arch_capabilities: false,
+        }
     }
 
     /// Those of a guest's table.
@@ -71,27 +80,43 @@ impl Features {
         u64::MAX.checked_shl(self.physical_bits).unwrap_or(0)
     }
 
+    // Once, and not once for each who is asked.
+    #[inline(never)]
     fn read(ask: &dyn Fn(u32, u32) -> [u32; 4]) -> Self {
         let [_, _, basic_c, basic_d] = ask(1, 0);
         let [_, seven_b, seven_c, seven_d] = ask(7, 0);
         let [_, _, _, extended_d] = ask(EXTENDED | 1, 0);
         let has = |register: u32, bit: u32| register >> bit & 1 != 0;
-        let mut cr4 = CR4_ALWAYS;
-        let optional = [
-            (Cr4::PCIDE, has(basic_c, 17)),
-            (Cr4::OSXSAVE, has(basic_c, 26)),
-            (Cr4::FSGSBASE, has(seven_b, 0)),
-            (Cr4::SMEP, has(seven_b, 7)),
-            (Cr4::SMAP, has(seven_b, 20)),
-            (Cr4::UMIP, has(seven_c, 2)),
+        // The bits of three registers, and which they stand for in CR4.
+        const CR4_BITS: [(u8, u8, Cr4); 6] = [
+            (0, 17, Cr4::PCIDE),
+            (0, 26, Cr4::OSXSAVE),
+            (1, 0, Cr4::FSGSBASE),
+            (1, 7, Cr4::SMEP),
+            (1, 20, Cr4::SMAP),
+            (2, 2, Cr4::UMIP),
         ];
-        for (bit, present) in optional {
-            cr4.set(bit, present);
+        let mut cr4 = CR4_ALWAYS;
+        for (register, bit, stands_for) in CR4_BITS {
+            let register = match register {
+                0 => basic_c,
+                1 => seven_b,
+                _ => seven_c,
+            };
+            if has(register, bit.into()) {
+                cr4 |= stands_for;
+            }
         }
         let mut efer = Efer::SCE;
-        efer.set(Efer::NXE, has(extended_d, 20));
-        efer.set(Efer::FFXSR, has(extended_d, 25));
-        efer.set(Efer::LME | Efer::LMA, has(extended_d, 29));
+        for (bit, stands_for) in [
+            (20, Efer::NXE),
+            (25, Efer::FFXSR),
+            (29, Efer::LME.union(Efer::LMA)),
+        ] {
+            if has(extended_d, bit) {
+                efer |= stands_for;
+            }
+        }
         let [low, _, _, high] = ask(0xd, 0);
         let xcr0 = u64::from(high) << 32 | u64::from(low);
         let physical_bits = match ask(EXTENDED | 8, 0)[0] & 0xff {

@@ -10,7 +10,7 @@ pub mod supported;
 use waterbear_hal::Hal;
 
 use crate::Error;
-use crate::mem::{Heap, Vec};
+use crate::mem::{Heap, Vec, array};
 
 pub(super) use execute::Asked;
 pub use features::Features;
@@ -37,7 +37,8 @@ pub struct CpuidEntry {
     pub answer: [u32; 4],
 }
 
-/// Leaves per class that are found without a search.
+/// Classes whose first leaves are found without a search, and how many leaves of each.
+const CLASSES: usize = 3;
 const NEAR: usize = 32;
 /// No entry.
 const NONE: u16 = u16::MAX;
@@ -46,7 +47,7 @@ const NONE: u16 = u16::MAX;
 pub struct Table<H: Hal> {
     entries: Vec<CpuidEntry, H>,
     /// Where the entries of the first leaves of each class begin.
-    near: [[u16; NEAR]; 3],
+    near: [u16; CLASSES * NEAR],
     /// What the entries mean for the rest of the CPU.
     features: Features,
     /// Beyond the last leaf, a CPU of this vendor repeats its highest basic leaf.
@@ -58,45 +59,44 @@ impl<H: Hal> Table<H> {
     pub fn new(hal: &H) -> Self {
         Self {
             entries: Vec::new_in(Heap(hal.clone())),
-            near: [[NONE; NEAR]; 3],
+            near: [NONE; CLASSES * NEAR],
             features: Features::none(),
             repeats_highest: false,
         }
     }
 
-    /// A table of these entries. Of two that answer the same question the first counts.
+    /// Makes it one of `count` entries that `next` tells. Of two that answer the same question the
+    /// first counts.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for more than [`MAX_ENTRIES`]; [`Error::NoMemory`].
-    pub fn with(hal: &H, entries: &[CpuidEntry]) -> Result<Self, Error> {
-        if entries.len() > MAX_ENTRIES {
+    /// [`Error::Invalid`] for more than [`MAX_ENTRIES`]; [`Error::NoMemory`]; those of `next`. The
+    /// table is as before.
+    pub fn replace(
+        &mut self,
+        hal: &H,
+        count: usize,
+        next: &mut dyn FnMut() -> Result<CpuidEntry, Error>,
+    ) -> Result<(), Error> {
+        if count > MAX_ENTRIES {
             return Err(Error::Invalid);
         }
-        let mut table = Self::new(hal);
-        table.entries.try_reserve_exact(entries.len())?;
-        for &entry in entries {
-            // After the others of the same leaf, so that their order stays. Within the capacity
-            // just reserved: does not allocate.
-            let at = table
-                .entries
-                .partition_point(|other| other.function <= entry.function);
-            table.entries.insert(at, entry);
+        let mut entries = array(hal, count, |_| CpuidEntry::default())?;
+        for end in 0..count {
+            put_in_order(&mut entries, end, next()?);
         }
-        for (at, entry) in table.entries.iter().enumerate().rev() {
-            if let Some(place) = place(entry.function)
-                && let Some(near) = table.near.get_mut(place.0).and_then(|c| c.get_mut(place.1))
-            {
+        self.near = [NONE; CLASSES * NEAR];
+        for (at, entry) in entries.iter().enumerate().rev() {
+            if let Some(near) = place(entry.function).and_then(|place| self.near.get_mut(place)) {
                 *near = at as u16;
             }
         }
-        let [_, ebx, ecx, edx] = table.answer(0, 0);
-        let amd = [*b"AuthenticAMD", *b"HygonGenuine"];
+        self.entries = entries.into_vec();
+        let [_, ebx, ecx, edx] = self.answer(0, 0);
         let name = [ebx, edx, ecx];
-        table.repeats_highest =
-            table.find(0, 0).is_some() && !amd.iter().any(|amd| words(amd) == name);
-        table.features = Features::of(&table);
-        Ok(table)
+        self.repeats_highest = self.find(0, 0).is_some() && ![AMD, HYGON].contains(&name);
+        self.features = Features::of(self);
+        Ok(())
     }
 
     /// The entries.
@@ -110,9 +110,10 @@ impl<H: Hal> Table<H> {
     }
 
     /// The entry that answers a question.
+    #[inline(never)]
     pub fn find(&self, function: u32, index: u32) -> Option<&CpuidEntry> {
         let start = match place(function) {
-            Some((class, leaf)) => usize::from(*self.near.get(class)?.get(leaf)?),
+            Some(place) => usize::from(*self.near.get(place)?),
             None => self.entries.partition_point(|e| e.function < function),
         };
         self.entries
@@ -179,22 +180,43 @@ impl<H: Hal> Table<H> {
     }
 }
 
-/// The class of a leaf and its place there, where it is one of the first.
-fn place(function: u32) -> Option<(usize, usize)> {
-    let class = match function & !(NEAR as u32 - 1) {
-        0 => 0,
-        HYPERVISOR => 1,
-        EXTENDED => 2,
-        _ => return None,
-    };
-    Some((class, function as usize % NEAR))
+/// Puts an entry among those before `end`, which are in order: after the others of the same leaf,
+/// so that their order stays.
+fn put_in_order(entries: &mut [CpuidEntry], end: usize, entry: CpuidEntry) {
+    let mut hole = end;
+    while let Some(before) = hole.checked_sub(1)
+        && let Some([first, second]) = entries.get_mut(before..=hole)
+        && first.function > entry.function
+    {
+        *second = *first;
+        hole = before;
+    }
+    if let Some(place) = entries.get_mut(hole) {
+        *place = entry;
+    }
 }
 
-/// Twelve letters as the registers hold them.
-pub(crate) fn words(name: &[u8; 12]) -> [u32; 3] {
-    let word = |at: usize| {
-        let byte = |i: usize| u32::from(name.get(at + i).copied().unwrap_or(0)) << (8 * i);
-        byte(0) | byte(1) | byte(2) | byte(3)
+/// The place of a leaf among those that are found without a search, if it is one of them.
+fn place(function: u32) -> Option<usize> {
+    let class = match function & !(NEAR as u32 - 1) {
+        0 => 0,
+        HYPERVISOR => NEAR,
+        EXTENDED => 2 * NEAR,
+        _ => return None,
     };
-    [word(0), word(4), word(8)]
+    Some(class + function as usize % NEAR)
+}
+
+/// CPUs whose vendors do not repeat leaves.
+const AMD: [u32; 3] = words(b"AuthenticAMD");
+const HYGON: [u32; 3] = words(b"HygonGenuine");
+
+/// Twelve letters as the registers hold them.
+pub(crate) const fn words(name: &[u8; 12]) -> [u32; 3] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *name;
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+        u32::from_le_bytes([i, j, k, l]),
+    ]
 }

@@ -62,39 +62,91 @@ const INVARIANT_TSC: u32 = 1 << 8;
 /// The APIC's timer does not stop.
 const ARAT: u32 = 1 << 2;
 
+/// What a guest can have of some leaves beside each other.
+struct Mask {
+    first: u32,
+    last: u32,
+    /// The subleaf, or every one.
+    index: Option<u8>,
+    /// The bits of EAX, EBX, ECX and EDX.
+    bits: [u32; 4],
+}
+
+const ALL: [u32; 4] = [u32::MAX; 4];
+
+const fn mask(first: u32, last: u32, index: Option<u8>, bits: [u32; 4]) -> Mask {
+    Mask {
+        first,
+        last,
+        index,
+        bits,
+    }
+}
+
+/// What a guest can have, at most. The first that fits counts; leaves that are not here are zero.
+const MASKS: [Mask; 17] = [
+    mask(0, 0, None, ALL),
+    // The APIC's number and the count of CPUs are the owner's; a cache line is the host's.
+    mask(1, 1, None, [u32::MAX, 0xff00, BASIC_C, BASIC_D]),
+    mask(2, 2, None, ALL),
+    mask(4, 4, None, ALL),
+    mask(6, 6, None, [ARAT, 0, 0, 0]),
+    mask(7, 7, Some(0), [u32::MAX, SEVEN_B, SEVEN_C, SEVEN_D]),
+    mask(7, 7, Some(1), [SEVEN_1_A, 0, 0, 0]),
+    mask(
+        0xd,
+        0xd,
+        Some(0),
+        [XCR0 as u32, u32::MAX, 0, (XCR0 >> 32) as u32],
+    ),
+    mask(0xd, 0xd, Some(1), [XSAVE_A, u32::MAX, 0, 0]),
+    mask(0xd, 0xd, None, [u32::MAX, u32::MAX, !1, 0]),
+    mask(EXTENDED, EXTENDED, None, ALL),
+    mask(
+        0x8000_0001,
+        0x8000_0001,
+        None,
+        [u32::MAX, 0xf000_0000, EXTENDED_C, EXTENDED_D],
+    ),
+    mask(0x8000_0002, 0x8000_0006, None, ALL),
+    mask(0x8000_0007, 0x8000_0007, None, [0, 0, 0, INVARIANT_TSC]),
+    mask(0x8000_0008, 0x8000_0008, None, [0xffff, EXTENDED_8_B, 0, 0]),
+    mask(0x8000_0019, 0x8000_001a, None, ALL),
+    mask(0x8000_001d, 0x8000_001d, None, ALL),
+];
+
 /// One leaf of the host's, with only what a guest can have.
 pub fn leaf(host: &HostCpuid<'_>, function: u32, index: u32) -> [u32; 4] {
-    let last_basic = host(0, 0)[0];
-    let last_extended = host(EXTENDED, 0)[0];
-    let [a, b, c, d] = match function {
-        0..HYPERVISOR if function <= last_basic => host(function, index),
-        EXTENDED.. if function <= last_extended => host(function, index),
-        _ => [0; 4],
-    };
-    let [kvm_b, kvm_c, kvm_d] = words(b"KVMKVMKVM\0\0\0");
-    match (function, index) {
-        (0, _) => [a.min(LAST_BASIC), b, c, d],
-        // The APIC's number and the count of CPUs are the owner's; a cache line is the host's.
-        (1, _) => [a, b & 0xff00, c & BASIC_C | UNDER_HYPERVISOR, d & BASIC_D],
-        (2 | 4, _) => [a, b, c, d],
-        (6, _) => [a & ARAT, 0, 0, 0],
-        (7, 0) => [a.min(1), b & SEVEN_B, c & SEVEN_C, d & SEVEN_D],
-        (7, 1) => [a & SEVEN_1_A, 0, 0, 0],
-        (0xd, 0) => {
-            let [low, high] = [XCR0 as u32, (XCR0 >> 32) as u32];
-            [a & low, b, host_size(host), d & high]
-        }
-        (0xd, 1) => [a & XSAVE_A, b, 0, 0],
-        (0xd, 2..63) if XCR0 >> index & 1 != 0 => [a, b, c & !1, 0],
-        (HYPERVISOR, _) => [HYPERVISOR | 1, kvm_b, kvm_c, kvm_d],
-        (EXTENDED, _) => [a.clamp(EXTENDED | 8, LAST_EXTENDED), b, c, d],
-        (0x8000_0001, _) => [a, b & 0xf000_0000, c & EXTENDED_C, d & EXTENDED_D],
-        (0x8000_0002..=0x8000_0006, _) => [a, b, c, d],
-        (0x8000_0007, _) => [0, 0, 0, d & INVARIANT_TSC],
-        (0x8000_0008, _) => [a & 0xffff, b & EXTENDED_8_B, 0, 0],
-        (0x8000_0019 | 0x8000_001a | 0x8000_001d, _) => [a, b, c, d],
-        _ => [0; 4],
+    const KVM: [u32; 3] = words(b"KVMKVMKVM\0\0\0");
+    if function == HYPERVISOR {
+        let [b, c, d] = KVM;
+        return [HYPERVISOR | 1, b, c, d];
     }
+    let known = MASKS.iter().find(|mask| {
+        let fits = mask.index.is_none_or(|only| u32::from(only) == index);
+        (mask.first..=mask.last).contains(&function) && fits
+    });
+    let [last, ..] = host(function & EXTENDED, 0);
+    let mut answer = [0; 4];
+    if let Some(known) = known
+        && function <= last
+    {
+        answer = host(function, index);
+        for (word, bits) in answer.iter_mut().zip(known.bits) {
+            *word &= bits;
+        }
+    }
+    let [a, _, c, _] = &mut answer;
+    match (function, index) {
+        (0, _) => *a = (*a).min(LAST_BASIC),
+        (1, _) => *c |= UNDER_HYPERVISOR,
+        (7, 0) => *a = (*a).min(1),
+        (0xd, 0) => *c = host_size(host),
+        (0xd, 2..) if index >= 64 || XCR0 >> index & 1 == 0 => answer = [0; 4],
+        (EXTENDED, _) => *a = (*a).clamp(EXTENDED | 8, LAST_EXTENDED),
+        _ => {}
+    }
+    answer
 }
 
 /// The size of the XSAVE area with everything that a guest can switch on.
@@ -119,7 +171,34 @@ pub fn supported(
     host: &HostCpuid<'_>,
     emit: &mut dyn FnMut(CpuidEntry) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut tell = |function, index, significant| {
+    for (first, last) in LEAVES {
+        for function in first..=last {
+            emit_leaf(host, function, emit)?;
+        }
+    }
+    Ok(())
+}
+
+/// The leaves of the table, from the first to the last of several beside each other.
+const LEAVES: [(u32, u32); 5] = [
+    (0, LAST_BASIC),
+    (HYPERVISOR, HYPERVISOR | 1),
+    (EXTENDED, EXTENDED | 8),
+    (0x8000_0019, 0x8000_001a),
+    (0x8000_001d, LAST_EXTENDED),
+];
+
+/// The entries of a leaf.
+fn emit_leaf(
+    host: &HostCpuid<'_>,
+    function: u32,
+    emit: &mut dyn FnMut(CpuidEntry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    /// The most caches.
+    const MOST: u32 = 8;
+    let significant = matches!(function, 4 | 7 | 0xb | 0xd | 0x8000_001d);
+    let (mut index, mut parts) = (0, 0);
+    loop {
         let answer = leaf(host, function, index);
         emit(CpuidEntry {
             function,
@@ -127,53 +206,26 @@ pub fn supported(
             significant,
             answer,
         })?;
-        Ok(answer)
-    };
-    for function in 0..=LAST_BASIC {
-        match function {
-            4 => caches(&mut tell, function)?,
-            7 => {
-                let [last, ..] = tell(7, 0, true)?;
-                if last >= 1 {
-                    tell(7, 1, true)?;
-                }
-            }
+        let [a, _, _, d] = answer;
+        let more = match function {
+            // The caches one after another, and the empty entry that ends them.
+            4 | 0x8000_001d => a & 0x1f != 0 && index + 1 < MOST,
+            7 => index == 0 && a >= 1,
             0xd => {
-                let [low, _, _, high] = tell(0xd, 0, true)?;
-                tell(0xd, 1, true)?;
-                let parts = u64::from(high) << 32 | u64::from(low);
-                for part in (2..63).filter(|part| parts >> part & 1 != 0) {
-                    tell(0xd, part, true)?;
+                if index == 0 {
+                    // The second entry is always there.
+                    parts = u64::from(d) << 32 | u64::from(a) | 2;
                 }
+                parts >> 1 >> index != 0
             }
-            0xb => {
-                tell(0xb, 0, true)?;
-            }
-            _ => {
-                tell(function, 0, false)?;
-            }
+            _ => false,
+        };
+        if !more {
+            return Ok(());
+        }
+        index += 1;
+        if function == 0xd {
+            index += (parts >> index).trailing_zeros();
         }
     }
-    tell(HYPERVISOR, 0, false)?;
-    tell(HYPERVISOR | 1, 0, false)?;
-    for function in (EXTENDED..=EXTENDED | 8).chain([0x8000_0019, 0x8000_001a]) {
-        tell(function, 0, false)?;
-    }
-    caches(&mut tell, 0x8000_001d)?;
-    tell(0x8000_001e, 0, false)?;
-    Ok(())
-}
-
-/// The caches one after another, and the empty entry that ends them.
-fn caches(
-    tell: &mut dyn FnMut(u32, u32, bool) -> Result<[u32; 4], Error>,
-    function: u32,
-) -> Result<(), Error> {
-    const MOST: u32 = 8;
-    for index in 0..MOST {
-        if tell(function, index, true)?[0] & 0x1f == 0 {
-            break;
-        }
-    }
-    Ok(())
 }

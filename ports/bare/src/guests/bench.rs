@@ -45,7 +45,7 @@ pub fn run<V: Vendor + Sync>(vendor: &V) -> bool {
 fn measure<V: Vendor>(vendor: &V) -> Result<Verdict, Error> {
     let machine = Machine::new(vendor, &BENCH)?;
     let vcpu = machine.vm.vcpus().add(0)?;
-    let mut cpu = GuestCpu::new(&Bare, vendor, &cpuid::host)?;
+    let mut cpu = GuestCpu::new(&Bare, vendor, &cpuid::limited(vendor))?;
     cpuid::give(vendor, &mut cpu)?;
     vendor.regs(cpu.state()).rip = LOAD;
     let mut costs = [0; MEASURED.len()];

@@ -18,11 +18,15 @@ pub fn host(function: u32, index: u32) -> [u32; 4] {
     [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }
 
+/// What guests can have of it.
+pub fn limited<V: Vendor>(vendor: &V) -> impl Fn(u32, u32) -> [u32; 4] {
+    move |function, index| vendor.limit_cpuid(function, index, host(function, index))
+}
+
 /// Gives a guest everything that it can have.
 pub fn give<V: Vendor>(vendor: &V, cpu: &mut GuestCpu<Bare, V>) -> Result<(), Error> {
-    let host = |function, index| vendor.limit_cpuid(function, index, host(function, index));
     let mut entries = Vec::new_in(Heap(Bare));
-    supported(&host, &mut |entry| {
+    supported(&limited(vendor), &mut |entry| {
         entries.try_reserve(1)?;
         entries.push(entry);
         Ok(())

@@ -3,6 +3,7 @@ use core::ops::ControlFlow::{self, Break, Continue};
 
 use waterbear_core::Error;
 use waterbear_core::arch::Exception;
+use waterbear_core::mem::Box;
 use waterbear_core::run::{GuestCpu, Leave};
 use waterbear_core::vcpu::Vcpu;
 use waterbear_core::vendor::Vendor;
@@ -21,7 +22,7 @@ pub struct Drive<'m, 'v, V: Vendor> {
     machine: &'m Machine<'v, V>,
     index: usize,
     vcpu: &'m Vcpu<Bare>,
-    cpu: GuestCpu<Bare, V>,
+    cpu: Box<GuestCpu<Bare, V>, Bare>,
     arguments: [u32; 3],
     /// What the last command came to.
     status: u32,
@@ -39,7 +40,7 @@ impl<'m, 'v, V: Vendor> Drive<'m, 'v, V> {
     /// Makes the vCPU; it has not begun.
     pub fn new(machine: &'m Machine<'v, V>, index: usize) -> Result<Self, Error> {
         let vcpu = machine.vm.vcpus().add(index as u32)?;
-        let mut cpu = GuestCpu::new(&Bare, machine.vendor, &cpuid::host)?;
+        let mut cpu = GuestCpu::new(&Bare, machine.vendor, &cpuid::limited(machine.vendor))?;
         cpuid::give(machine.vendor, &mut cpu)?;
         let regs = machine.vendor.regs(cpu.state());
         regs.rip = LOAD;

@@ -55,6 +55,8 @@ impl Chaos<'_> {
 }
 
 impl Machine for Chaos<'_> {
+    const HAS_VECTORS: bool = true;
+
     fn regs(&mut self) -> &mut Regs {
         &mut self.regs
     }

@@ -95,6 +95,8 @@ fn address(fragment: &Fragment) -> u64 {
 }
 
 impl Machine for Rig {
+    const HAS_VECTORS: bool = true;
+
     fn regs(&mut self) -> &mut Regs {
         self.flat.regs()
     }

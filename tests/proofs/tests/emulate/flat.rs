@@ -136,6 +136,8 @@ impl Flat {
 }
 
 impl Machine for Flat {
+    const HAS_VECTORS: bool = true;
+
     fn regs(&mut self) -> &mut Regs {
         &mut self.regs
     }

@@ -1,10 +1,11 @@
 //! Instructions whose length the CPU does not tell, and moves to and from devices, in 64-bit code:
 //! at an ordinary place, and at the end of a page, where they take the long way.
-use waterbear_core::arch::{Attributes, Rflags, SegmentName};
+use waterbear_core::arch::{Attributes, Event, Exception, Rflags, SegmentName};
 use waterbear_core::exit::Exit;
 use waterbear_core::memslot::{Region, SlotFlags, SpaceId};
 use waterbear_core::regs::Regs;
 use waterbear_core::run::Leave;
+use waterbear_core::stats::Count;
 use waterbear_core::tdp::fast::Access;
 use waterbear_core::vendor::Control;
 use waterbear_hal::Gpa;
@@ -126,23 +127,33 @@ fn registers(bench: &mut Bench) {
     regs.general[12] = DEVICE;
 }
 
+/// The exit for an access to the device, where the CPU says whether it writes, and where not.
+fn touch(offset: u64, write: Option<bool>) -> Exit {
+    let gpa = Gpa(DEVICE + offset);
+    match write {
+        Some(write) => Exit::Fault {
+            gpa,
+            access: Access {
+                write,
+                ..Access::default()
+            },
+        },
+        None => Exit::Mmio { gpa, access: None },
+    }
+}
+
 /// What the owner saw, and the registers afterwards.
 fn outcome(
     code: &[u8],
     rip: u64,
     offset: u64,
-    write: bool,
+    write: Option<bool>,
     flags: u64,
 ) -> (Vec<Leave>, Vec<u8>, Regs) {
     let mut bench = guest(code, rip);
     registers(&mut bench);
     bench.guest().regs.rflags |= flags;
-    let gpa = Gpa(DEVICE + offset);
-    let access = Access {
-        write,
-        ..Access::default()
-    };
-    bench.then(Scripted::exit(Exit::Fault { gpa, access }, 0));
+    bench.then(Scripted::exit(touch(offset, write), 0));
     bench.then(Scripted::exit(Exit::Shutdown, 0));
     let (mut leaves, mut data) = (Vec::new(), Vec::new());
     loop {
@@ -204,17 +215,22 @@ fn plain_moves_are_what_they_are_when_they_are_executed_in_full() {
         .chain(stores.map(|(code, offset)| (code, offset, true)))
     {
         for flags in [0, Rflags::TF.bits(), Rflags::RF.bits()] {
+            let told = Some(write);
             let mut code = code.to_vec();
-            let mut short = outcome(&code, MIDDLE, offset, write, flags);
+            let mut short = outcome(&code, MIDDLE, offset, told, flags);
             if code[..2] == [0x89, 0x05] {
                 // The distance depends on the place.
-                let relative = |rip: u64| DEVICE.wrapping_sub(rip + 6) as u32;
-                code[2..6].copy_from_slice(&relative(MIDDLE).to_le_bytes());
-                short = outcome(&code, MIDDLE, offset, write, flags);
-                let distance = relative(end(&code));
+                let distance = DEVICE.wrapping_sub(MIDDLE + 6) as u32;
+                code[2..6].copy_from_slice(&distance.to_le_bytes());
+                short = outcome(&code, MIDDLE, offset, told, flags);
+            }
+            let untold = outcome(&code, MIDDLE, offset, None, flags);
+            assert_eq!(short, untold, "{code:x?}");
+            if code[..2] == [0x89, 0x05] {
+                let distance = DEVICE.wrapping_sub(end(&code) + 6) as u32;
                 code[2..6].copy_from_slice(&distance.to_le_bytes());
             }
-            let long = outcome(&code, end(&code), offset, write, flags);
+            let long = outcome(&code, end(&code), offset, told, flags);
             assert_eq!(short, long, "{code:x?}");
             assert!(matches!(short.0[..], [Leave::Mmio { .. }, Leave::Shutdown]));
         }
@@ -243,6 +259,46 @@ fn a_move_that_does_not_fit_what_the_cpu_said_is_executed_in_full() {
             other => panic!("{other:?}"),
         };
         assert_eq!(first, bench.guest().regs.general[Regs::RBX]);
+    }
+}
+
+#[test]
+fn a_move_of_which_the_cpu_does_not_say_that_it_writes_is_plain_where_the_guest_may_write() {
+    // mov [rbx], eax; the guest's page is writable, or not, or another by now.
+    for (leaf, plain) in [(0xe7_u64, true), (0xe5, false), (0x20_00e7, false)] {
+        let mut bench = guest(&[0x89, 0x03], MIDDLE);
+        registers(&mut bench);
+        *bench.guest().control(Control::Cr0) |= 1 << 16;
+        if leaf >> 21 != 0 {
+            // The code stays where it is.
+            bench.guest().regs.general[Regs::RBX] = (1 << 21) + 0x20;
+            put(&bench, TABLES + 0x2008, &leaf.to_le_bytes());
+        } else {
+            put(&bench, TABLES + 0x2000, &leaf.to_le_bytes());
+        }
+        bench.then(Scripted::exit(touch(0x20, None), 0));
+        bench.then(Scripted::exit(Exit::Shutdown, 0));
+        let leave = bench.run();
+        let (size, write) = (4, true);
+        let gpa = Gpa(if plain {
+            DEVICE + 0x20
+        } else {
+            (1 << 21) + 0x20
+        });
+        if leaf & 2 == 0 {
+            assert_eq!(leave, Leave::Shutdown);
+            let [Event::Exception(exception)] = bench.guest().delivered[..] else {
+                panic!("{:?}", bench.guest().delivered);
+            };
+            let why = (exception.vector, exception.error);
+            assert_eq!(why, (Exception::PF, Some(3)));
+        } else {
+            assert_eq!(leave, Leave::Mmio { gpa, size, write });
+            assert_eq!(bench.run(), Leave::Shutdown);
+            assert_eq!(bench.guest().regs.rip, MIDDLE + 2);
+        }
+        let emulated = bench.cpu.stats().get(Count::Emulation);
+        assert_eq!(emulated, u64::from(!plain), "{leaf:x}");
     }
 }
 

@@ -2,6 +2,7 @@
 use waterbear_core::Error;
 use waterbear_core::arch::{Attributes, SegmentName};
 use waterbear_core::exit::Exit;
+use waterbear_core::mem::Box;
 use waterbear_core::regs::Regs;
 use waterbear_core::run::{GuestCpu, Leave};
 use waterbear_core::tdp::DirtyTracking;
@@ -18,7 +19,7 @@ pub const PAGES: u64 = 64;
 pub struct Bench {
     pub rig: Rig,
     pub vendor: ScriptedVendor,
-    pub cpu: GuestCpu<MockHost, ScriptedVendor>,
+    pub cpu: Box<GuestCpu<MockHost, ScriptedVendor>, MockHost>,
 }
 
 impl Bench {
