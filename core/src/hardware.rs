@@ -156,6 +156,8 @@ impl<H: Hal> Switch<H> {
     }
 
     /// Switches this CPU off if it is on; it has interrupts off.
+    // A call, because a closure's code is there twice.
+    #[inline(never)]
     fn disable_here(&self, vendor: &dyn Hardware, cpu: CpuId) {
         if self.on.contains(cpu) {
             vendor.disable_cpu(cpu);
@@ -170,6 +172,7 @@ impl<H: Hal> Switch<H> {
 }
 
 /// Looks whether this CPU, which has interrupts off, can host guests.
+#[inline(never)]
 pub(crate) fn check_here(vendor: &dyn Hardware, cpu: CpuId) -> Result<(), Trouble> {
     if cpu as usize >= MAX_CPUS {
         return Err(Unsupported::NumberTooHigh.into());
@@ -195,14 +198,8 @@ pub(crate) fn for_all<H: Hal>(
     }
     // CPU number and code of the first trouble; `call_on` waits for all, so
     // Relaxed is enough.
-    const NONE: u64 = u64::MAX;
     let first = AtomicU64::new(NONE);
-    hal.call_on(&online, &|cpu| {
-        if let Err(Trouble(code)) = f(cpu) {
-            let found = u64::from(cpu) << 8 | u64::from(code);
-            let _ = first.compare_exchange(NONE, found, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    });
+    hal.call_on(&online, &|cpu| note_first(&first, cpu, f(cpu)));
     match first.load(Ordering::Relaxed) {
         NONE => Ok(()),
         found => Err(report(
@@ -211,6 +208,17 @@ pub(crate) fn for_all<H: Hal>(
             (found >> 8) as CpuId,
             Trouble(found as u8),
         )),
+    }
+}
+
+/// No CPU has met trouble.
+const NONE: u64 = u64::MAX;
+
+#[inline(never)]
+fn note_first(first: &AtomicU64, cpu: CpuId, result: Result<(), Trouble>) {
+    if let Err(Trouble(code)) = result {
+        let found = u64::from(cpu) << 8 | u64::from(code);
+        let _ = first.compare_exchange(NONE, found, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

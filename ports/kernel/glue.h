@@ -147,6 +147,12 @@ bool wb_read_trylock(struct wb_rwlock *lock);
 unsigned long wb_resolve_now(struct wb_space *space, unsigned long address);
 bool wb_read_now(struct wb_space *space, const unsigned long *from,
 		 uint64_t *to, size_t count);
+void waterbear_change_begin(const void *vm, unsigned long start,
+			    unsigned long end, bool may_sleep);
+void waterbear_change_end(const void *vm, unsigned long start,
+			  unsigned long end);
+bool waterbear_age(const void *vm, unsigned long start, unsigned long end);
+bool waterbear_is_young(const void *vm, unsigned long start, unsigned long end);
 
 /* With the feature "bells". NULL and an error, negated, if it is none. */
 struct wb_bell *wb_bell_get(int descriptor, int *error);
@@ -160,6 +166,9 @@ void wb_bug(const char *text, int length);
 /* The module. 0 or an error, negated; then nothing has changed. */
 int waterbear_init(void);
 int waterbear_exit(void);
+/* CPUs that come and go, where they do. */
+int waterbear_cpu_online(unsigned int cpu);
+int waterbear_cpu_offline(unsigned int cpu);
 void waterbear_suspend(void);
 void waterbear_resume(void);
 void waterbear_shutdown(void);

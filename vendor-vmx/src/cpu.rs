@@ -235,16 +235,21 @@ pub fn read_fs_base(cr4: u64) -> u64 {
     base
 }
 
-/// Lets VMX be entered outside SMX, for good: firmware left that open.
+/// Lets VMX be entered outside SMX, for good, if firmware left that open.
 ///
 /// # Safety
 ///
-/// The CPU has VMX, and IA32_FEATURE_CONTROL is not locked.
+/// The CPU has VMX.
 pub unsafe fn unlock() {
+    const LOCKED: u64 = 1 << 0;
+    const VMX_OUTSIDE_SMX: u64 = 1 << 2;
     // SAFETY: the CPU has VMX, hence the register.
     let control = unsafe { read_msr(IA32_FEATURE_CONTROL) };
-    // SAFETY: not locked, as the caller promises.
-    unsafe { write_msr(IA32_FEATURE_CONTROL, control | 0b101) }
+    if control & LOCKED == 0 {
+        let open = control | LOCKED | VMX_OUTSIDE_SMX;
+        // SAFETY: it is not locked.
+        unsafe { write_msr(IA32_FEATURE_CONTROL, open) }
+    }
 }
 
 /// Turns VMX operation on; says whether the CPU did.

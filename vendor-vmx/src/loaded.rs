@@ -90,13 +90,12 @@ impl<H: Hal> Cpus<H> {
         self.hal.task_register_was_cut();
     }
 
-    /// Switches VMX operation on, on this CPU; says whether it is on now. With `unlock`, the
-    /// firmware left to us whether it may be on.
+    /// Switches VMX operation on, on this CPU; says whether it is on now.
     ///
     /// # Safety
     ///
     /// The CPU has VMX, the firmware allows it, VMX operation is off, and interrupts are off.
-    pub unsafe fn switch_on(&self, cpu: CpuId, unlock: bool) -> bool {
+    pub unsafe fn switch_on(&self, cpu: CpuId) -> bool {
         let Some(here) = self.list.get(cpu as usize) else {
             return false;
         };
@@ -104,10 +103,8 @@ impl<H: Hal> Cpus<H> {
             return false;
         };
         here.current.store(NONE, Ordering::Relaxed);
-        if unlock {
-            // SAFETY: as the caller promises.
-            unsafe { cpu::unlock() }
-        }
+        // SAFETY: as the caller promises.
+        unsafe { cpu::unlock() }
         self.change_cr4(CR4_VMXE, 0);
         // SAFETY: as the caller promises, and the region is this CPU's.
         if !unsafe { cpu::vmxon(region.address()) } {
@@ -222,6 +219,8 @@ impl<H: Hal> Cpus<H> {
     }
 
     /// Clears the structure at `address` if it is active on this CPU, whose interrupts are off.
+    // A call, because a closure's code is there twice.
+    #[inline(never)]
     fn clear_here(&self, cpu: CpuId, address: u64) {
         let Some(here) = self.list.get(cpu as usize) else {
             return;

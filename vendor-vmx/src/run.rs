@@ -13,7 +13,7 @@ use crate::event::{self, DR6_NEW};
 use crate::exit::{self, ENTRY_FAILED, ToDo};
 use crate::fields::Current;
 use crate::loaded::Brought;
-use crate::swap::{self, Fixed};
+use crate::swap;
 use crate::vcpu::VmxVcpu;
 use crate::world;
 
@@ -52,7 +52,7 @@ impl<H: Hal> VmxVcpu<H> {
             self.cpu = cpu;
             self.launched = false;
             self.host.load(&current);
-            self.fixed = Fixed::read(self.machine.which, self.host.cr4);
+            self.fixed.read(self.machine.which, self.host.cr4);
             if !core::mem::replace(&mut self.initialised, true) {
                 self.initialise(&current);
             }

@@ -64,20 +64,22 @@ pub struct Fixed {
 
 impl Fixed {
     /// Reads them. `cr4` is the host's.
-    pub fn read(which: Which, cr4: u64) -> Self {
+    pub fn read(&mut self, which: Which, cr4: u64) {
         // SAFETY: every 64-bit CPU has the registers of SYSCALL, and the others where `which` says
         // so; this is the kernel.
         let msr = |number| unsafe { read_msr(number) };
-        Self {
-            syscall: SYSCALL.map(msr),
-            tsc_aux: if which.tsc_aux { msr(IA32_TSC_AUX) } else { 0 },
-            xcr0: if cr4 & Cr4::OSXSAVE.bits() != 0 {
-                // SAFETY: the bit is set.
-                unsafe { read_xcr0() }
-            } else {
-                0
-            },
-            xss: if which.xss { msr(IA32_XSS) } else { 0 },
+        for (value, &number) in self.syscall.iter_mut().zip(&SYSCALL) {
+            *value = msr(number);
+        }
+        if which.tsc_aux {
+            self.tsc_aux = msr(IA32_TSC_AUX);
+        }
+        if cr4 & Cr4::OSXSAVE.bits() != 0 {
+            // SAFETY: the bit is set.
+            self.xcr0 = unsafe { read_xcr0() };
+        }
+        if which.xss {
+            self.xss = msr(IA32_XSS);
         }
     }
 }

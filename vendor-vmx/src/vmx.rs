@@ -107,13 +107,10 @@ impl<H: Hal> Hardware for Vmx<H> {
         if cpu as usize >= self.machine.cpus.count() {
             return Err(Unsupported::NumberTooHigh);
         }
-        let here = cpu::facts().features()?;
+        let mut here = cpu::facts().features()?;
         // Whether it is locked is not a feature: the first CPU's may be locked
         // by us already.
-        let here = Features {
-            unlocked: self.machine.features.unlocked,
-            ..here
-        };
+        here.unlocked = self.machine.features.unlocked;
         if here == self.machine.features {
             Ok(())
         } else {
@@ -129,9 +126,8 @@ impl<H: Hal> Hardware for Vmx<H> {
         if cpu::is_enabled() {
             return Err(EnableError::Busy);
         }
-        let unlocked = cpu::facts().features().is_ok_and(|found| found.unlocked);
         // SAFETY: it has passed `check_cpu` and is off, and the core has turned interrupts off.
-        if unsafe { self.machine.cpus.switch_on(cpu, unlocked) } {
+        if unsafe { self.machine.cpus.switch_on(cpu) } {
             Ok(())
         } else {
             Err(EnableError::Failed)

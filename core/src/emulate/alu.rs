@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM volume 1, "EFLAGS Register"; the instructions' pages in volume 2.
 use super::cpu::mask;
-use super::operation::op;
+use super::op;
 use crate::arch::Rflags;
 
 pub(super) const CF: u64 = Rflags::CF.bits();

@@ -2,8 +2,9 @@
 use super::cpu::{Cpu, Stopped, mask};
 use super::instruction::{Instruction, Prefixes};
 use super::machine::{Access, Done, Machine, Stop};
+use super::op::{self, Use, using};
 use super::operand::{Kind, Place};
-use super::operation::{Plan, Use, op, using};
+use super::operation::Plan;
 use super::strings;
 use crate::arch::Rflags;
 

@@ -16,16 +16,15 @@
 //! # Why not a library
 //!
 //! Decoders from elsewhere know far more instructions than a guest can use on a device, and their
-//! tables do not fit beside everything else. Bytes are code and constants of a program that does
-//! nothing else, optimised as a whole. Instructions are those of decoding
-//! `mov [rbx+rcx*4+16], eax`, and of executing it on plain memory as well.
+//! tables do not fit beside everything else. Bytes are code and constants, optimised for size: ours
+//! in the module, the others' in a program that does nothing else.
 //!
-//! | | bytes, for speed | bytes, for size | instructions |
-//! |---|---|---|---|
-//! | this decoder | 6,400 | 4,900 | 380 |
-//! | this decoder and the execution | 34,100 | 24,700 | 1,070 |
-//! | iced-x86 1.22, decoder only | 122,200 | 112,900 | 290 |
-//! | yaxpeax-x86 2, decoder only, all modes | 407,400 | 386,000 | 210 |
+//! | | bytes |
+//! |---|---|
+//! | this decoder | 2,900 |
+//! | this decoder and the execution | 15,000 |
+//! | iced-x86 1.22, decoder only | 112,900 |
+//! | yaxpeax-x86 2, decoder only, all modes | 386,000 |
 //!
 //! The two are quicker at decoding, by less than a tenth of what an access to a device costs, and
 //! neither executes anything.
@@ -45,6 +44,7 @@ pub mod instruction;
 pub mod machine;
 mod modrm;
 mod multiply;
+mod op;
 mod operand;
 mod operation;
 mod pieces;

@@ -2,8 +2,9 @@
 use super::cpu::{Cpu, Stopped};
 use super::instruction::Prefixes;
 use super::machine::Machine;
+use super::op;
 use super::operand::{Form, Kind, Place};
-use super::operation::{Plan, op};
+use super::operation::Plan;
 use crate::arch::Exception;
 
 impl<M: Machine> Cpu<'_, M> {

@@ -57,11 +57,7 @@ impl<H: Hal> Mmu<H> {
             if entry.kind() != Kind::Leaf {
                 return FastFault::Slow;
             }
-            let old = entry.value();
-            if format.allows(old, access.write, access.exec) {
-                return FastFault::Fixed;
-            }
-            let mut new = old;
+            let mut new = entry.value();
             if format.is_access_tracked(new) {
                 new = format.rejuvenated(new);
             }
@@ -74,6 +70,9 @@ impl<H: Hal> Mmu<H> {
             }
             if !format.allows(new, access.write, access.exec) {
                 return FastFault::Slow;
+            }
+            if new == entry.value() {
+                return FastFault::Fixed;
             }
             if gives_write && removed(Part::MarkAfterWrite) {
                 log.mark(gfn, Level::L1);

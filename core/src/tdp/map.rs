@@ -139,12 +139,12 @@ impl<'r, H: Hal> Op<'r, H> {
     /// would have found nothing to protect (TDP-13). `None` as in `descend`.
     fn install(&mut self, entry: &mut Entry<'r, H>, goal: &Goal) -> Option<Mapped> {
         if removed(Part::MarkAfterWrite) {
-            self.mark_written(goal);
+            self.mmu.mark_written(self.sinks.log, goal);
             return self.put_leaf(entry, goal);
         }
         let mapped = self.put_leaf(entry, goal)?;
         if matches!(mapped, Mapped::Installed | Mapped::Upgraded) {
-            self.mark_written(goal);
+            self.mmu.mark_written(self.sinks.log, goal);
         }
         Some(mapped)
     }
@@ -177,13 +177,16 @@ impl<'r, H: Hal> Op<'r, H> {
         format.allows(entry.value(), goal.write, goal.exec)
             && format.pfn(entry.value()).add(offset) == goal.pfn
     }
+}
 
+impl<H: Hal> Mmu<H> {
     /// A page that became writable may be written from now on without another
     /// fault. Where dirty bits are scanned for, the entry itself is the mark.
-    pub(super) fn mark_written(&self, goal: &Goal) {
-        if let Some(log) = self.sinks.log
+    #[inline(always)]
+    pub(super) fn mark_written(&self, log: Option<&dyn DirtyLog>, goal: &Goal) {
+        if let Some(log) = log
             && goal.rights.write
-            && self.mmu.dirty == DirtyTracking::WriteProtect
+            && self.dirty == DirtyTracking::WriteProtect
         {
             log.mark(goal.gfn, Level::L1);
         }

@@ -1,6 +1,6 @@
 //! What Waterbear needs on any kernel that is written in C: the ports to Linux
-//! and FreeBSD are this crate, their own C files, and a little Rust for what the
-//! other does not have.
+//! and FreeBSD are this crate and their own C files, and on FreeBSD a little more
+//! Rust for what other kernels do not have.
 //!
 //! | file | idea |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `machine` | which vendor this machine has, and the registry |
 //! | `files` | the node, the descriptors, and who keeps what alive |
 //! | `module` | loading and unloading, and the news that the kernel has |
+//! | `notifier` | what the kernel tells of the memory of a VM's owner |
 //!
 //! What a kernel has or not is a feature of this crate; see `Cargo.toml`. For
 //! targets with an operating system only the numbers of errors are built, for
@@ -32,3 +33,5 @@ pub mod host;
 pub mod machine;
 #[cfg(target_os = "none")]
 mod module;
+#[cfg(all(target_os = "none", feature = "notifications"))]
+mod notifier;

@@ -1,6 +1,6 @@
 //! Loading and unloading, and the news that the kernel has.
 use core::arch::asm;
-use core::ffi::c_int;
+use core::ffi::{c_int, c_uint};
 use core::panic::PanicInfo;
 
 use waterbear_core::Error;
@@ -15,6 +15,8 @@ fn number(error: Error) -> c_int {
 }
 
 /// The module is loaded. 0, or an error number, negated; then nothing is left.
+// Linux forgets the code in this section then; others keep it as any code.
+#[unsafe(link_section = ".init.text")]
 #[unsafe(no_mangle)]
 extern "C" fn waterbear_init() -> c_int {
     let Err(error) = machine::make().map_err(number).and_then(|()| start()) else {
@@ -64,6 +66,22 @@ extern "C" fn waterbear_exit() -> c_int {
     glue::wb_unwatch_cpus();
     // SAFETY: the node is gone, there is no VM, and no CPU is watched.
     unsafe { machine::unmake() }
+    0
+}
+
+/// A CPU comes online. 0, or an error, negated, which keeps it offline.
+#[unsafe(no_mangle)]
+extern "C" fn waterbear_cpu_online(cpu: c_uint) -> c_int {
+    let online = machine::get().map_or(Ok(()), |machine| machine.registry.cpu_online(cpu));
+    online.map_or_else(number, |()| 0)
+}
+
+/// A CPU goes offline.
+#[unsafe(no_mangle)]
+extern "C" fn waterbear_cpu_offline(cpu: c_uint) -> c_int {
+    if let Some(machine) = machine::get() {
+        machine.registry.cpu_offline(cpu);
+    }
     0
 }
 

@@ -12,7 +12,6 @@
 #include <asm/reboot.h>
 
 #include "glue.h"
-#include "linux.h"
 
 /*
  * A crash stops the CPUs wherever they are, and the next kernel must find hardware virtualisation

@@ -8,7 +8,6 @@
 #include <linux/version.h>
 
 #include "glue.h"
-#include "linux.h"
 
 /* The structure `mm` stays, its memory goes with the process. */
 struct wb_space {

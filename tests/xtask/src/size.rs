@@ -19,6 +19,8 @@ pub const COMMAND: Command = Command {
 
 /// What the loaded module may take, in bytes.
 const LIMIT: u64 = 160 * 1024;
+/// The function that the kernel forgets after initialisation.
+const FORGOTTEN: &str = "waterbear_init";
 
 fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     if let Some(other) = arguments.next().map_err(|error| usage(&error))? {
@@ -33,7 +35,7 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     for name in ["kvm", "kvm-amd", "kvm-intel"] {
         columns.push((name, Object::read(&folder.join(format!("{name}.ko")))?));
     }
-    let names = module.file.with_file_name("rust.o.mangled");
+    let names = module.folder.join("rust.o.mangled");
     print!("{}", crates(&names, &columns[0].1)?);
     print!("\n{}", table(&columns));
     let loaded = columns[0].1.loaded();
@@ -83,7 +85,7 @@ fn crates(names: &Path, module: &Object) -> Outcome<String> {
             continue;
         };
         let size = u64::from_str_radix(size, 16).unwrap_or(0);
-        if kind.eq_ignore_ascii_case("t") {
+        if kind.eq_ignore_ascii_case("t") && name != FORGOTTEN {
             *crates.entry(crate_of(name)).or_default() += size;
             rust += size;
         }
@@ -101,8 +103,8 @@ fn crates(names: &Path, module: &Object) -> Outcome<String> {
     Ok(text)
 }
 
-/// The crate whose code a symbol is, by the first that its name mentions. Entry points are not
-/// mangled, and nearly all that crate's which the ports share.
+/// The crate whose code a symbol is, by the first that its name mentions. The module's own is
+/// `waterbear-kernel` under another name; entry points, which are not mangled, are its.
 fn crate_of(symbol: &str) -> &str {
     const CRATES: [(&str, &str); 9] = [
         ("14waterbear_core", "waterbear-core"),
@@ -110,7 +112,7 @@ fn crate_of(symbol: &str) -> &str {
         ("13waterbear_svm", "waterbear-svm"),
         ("13waterbear_vmx", "waterbear-vmx"),
         ("16waterbear_kernel", "waterbear-kernel"),
-        ("15waterbear_linux", "waterbear-linux"),
+        ("15waterbear_linux", "waterbear-kernel"),
         ("14allocator_api2", "allocator-api2"),
         ("_4core", "core"),
         ("_5alloc", "alloc"),

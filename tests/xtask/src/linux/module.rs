@@ -11,6 +11,8 @@ use std::process::Command;
 pub struct Module {
     /// The file to load.
     pub file: PathBuf,
+    /// Where it was built.
+    pub folder: PathBuf,
     /// What compiler, objtool and modpost complained about.
     pub complaints: Vec<String>,
 }
@@ -38,7 +40,8 @@ impl Module {
         }
         let complains = |line: &&str| line.to_lowercase().contains("warning");
         Ok(Self {
-            file: folder.join("waterbear.ko"),
+            file: folder.join("stripped/waterbear.ko"),
+            folder,
             complaints: finished
                 .output
                 .lines()

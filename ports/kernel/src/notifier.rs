@@ -1,4 +1,4 @@
-//! What the kernel tells of the memory of a VM's owner.
+//! What the kernel tells of the memory of a VM's owner. Linux: `mmu_notifier_ops`.
 //!
 //! # Safety
 //!
@@ -10,7 +10,8 @@ use core::ops::Range;
 use waterbear_core::tdp::walk::Yielding;
 use waterbear_core::vm::Vm;
 use waterbear_hal::Hva;
-use waterbear_kernel::host::Kernel;
+
+use crate::host::Kernel;
 
 /// The VM that hears.
 ///
