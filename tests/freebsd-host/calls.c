@@ -47,15 +47,12 @@ call_open(const char *name)
 static long
 call_close(int number)
 {
-	struct file **place;
 	int error = EBADF;
 
 	curthread->td_retval[0] = 0;
-	if (number >= 0 && number < DESCRIPTORS) {
-		place = host_descriptor(host_process(curthread), number);
-		if (*place != NULL)
-			error = host_close(curthread, place);
-	}
+	if (number >= 0 && number < DESCRIPTORS)
+		error = host_close(curthread,
+		    host_descriptor(host_process(curthread), number));
 	return (returned(error));
 }
 
