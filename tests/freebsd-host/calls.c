@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/ioccom.h>
 #include <sys/proc.h>
+#include <sys/smp.h>
 
 #include <vm/vm.h>
 #include <vm/vm_param.h>
@@ -46,15 +47,12 @@ call_open(const char *name)
 static long
 call_close(int number)
 {
-	struct file **place;
 	int error = EBADF;
 
 	curthread->td_retval[0] = 0;
-	if (number >= 0 && number < DESCRIPTORS) {
-		place = host_descriptor(host_process(curthread), number);
-		if (*place != NULL)
-			error = host_close(curthread, place);
-	}
+	if (number >= 0 && number < DESCRIPTORS)
+		error = host_close(curthread,
+		    host_descriptor(host_process(curthread), number));
 	return (returned(error));
 }
 
@@ -191,6 +189,23 @@ rival(bool there)
 	return (was);
 }
 
+/* The machine goes to sleep, or wakes. */
+static void
+each_cpu(void *context)
+{
+	void (**news)(void) = context;
+
+	if (*news != NULL)
+		(*news)();
+}
+
+static void
+suspend(bool sleeps)
+{
+	smp_rendezvous(NULL, each_cpu, NULL,
+	    sleeps ? &vmm_suspend_p : &vmm_resume_p);
+}
+
 /* In the order in which the bare port has them. */
 const struct {
 	void (*start)(u_long);
@@ -214,10 +229,11 @@ const struct {
 	void (*fail_after)(long);
 	long (*attempts)(void);
 	bool (*rival)(bool);
+	void (*suspend)(bool);
 	const struct counts *counts;
 } calls = {
 	start, host_load, host_unload, host_shut_down, host_process_new,
 	host_fork, host_exec, host_exit, host_enter, host_limit, call_open,
 	call_close, call_ioctl, call_mmap, call_munmap, peek, poke, alert,
-	fail_after, attempts, rival, &counts,
+	fail_after, attempts, rival, suspend, &counts,
 };

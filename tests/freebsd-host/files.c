@@ -12,29 +12,69 @@
 
 #include "host.h"
 
+/* Guards the descriptors of all processes. */
+static volatile u_int tables;
+
+static void
+lock_tables(void)
+{
+	uint64_t begin = 0;
+
+	while (atomic_cmpset_acq_int(&tables, 0, 1) == 0)
+		host_spin(&begin, "the descriptors");
+}
+
+static void
+unlock_tables(void)
+{
+	atomic_store_rel_int(&tables, 0);
+}
+
+/* Takes a file out of its place; NULL if it is another one. */
+static struct file *
+take(struct file **place, struct file *wanted)
+{
+	struct file *file;
+
+	lock_tables();
+	file = *place;
+	if (wanted != NULL && file != wanted)
+		file = NULL;
+	if (file != NULL)
+		*place = NULL;
+	unlock_tables();
+	return (file);
+}
+
 int
 falloc_caps(struct thread *td, struct file **result, int *number, int flags,
     struct filecaps *rights)
 {
 	struct file **place, *file;
+	int error = EMFILE;
 
 	SLEEP_RULE();
-	for (int i = 0; i < DESCRIPTORS; i++) {
+	if (host_fails())
+		return (ENFILE);
+	file = bare_alloc(sizeof(*file), sizeof(void *));
+	/* The table's and the caller's. */
+	file->f_count = 2;
+	lock_tables();
+	for (int i = 0; i < DESCRIPTORS && error != 0; i++) {
 		place = host_descriptor(host_process(td), i);
 		if (*place != NULL)
 			continue;
-		if (host_fails())
-			return (ENFILE);
-		file = bare_alloc(sizeof(*file), sizeof(void *));
-		/* The table's and the caller's. */
-		file->f_count = 2;
 		*place = file;
 		*result = file;
 		*number = i;
-		COUNT(files, 1);
-		return (0);
+		error = 0;
 	}
-	return (EMFILE);
+	unlock_tables();
+	if (error == 0)
+		COUNT(files, 1);
+	else
+		bare_free(file, sizeof(*file), sizeof(void *));
+	return (error);
 }
 
 void
@@ -66,13 +106,9 @@ _fdrop(struct file *file, struct thread *td)
 void
 fdclose(struct thread *td, struct file *file, int number)
 {
-	struct file **place = host_descriptor(host_process(td), number);
-
 	SLEEP_RULE();
-	if (*place == file) {
-		*place = NULL;
+	if (take(host_descriptor(host_process(td), number), file) != NULL)
 		fdrop(file, td);
-	}
 }
 
 /* The file of a descriptor, held. */
@@ -83,19 +119,20 @@ host_file(struct thread *td, int number)
 
 	if (number < 0 || number >= DESCRIPTORS)
 		return (NULL);
+	lock_tables();
 	file = *host_descriptor(host_process(td), number);
 	if (file != NULL)
 		refcount_acquire(&file->f_count);
+	unlock_tables();
 	return (file);
 }
 
 int
 host_close(struct thread *td, struct file **place)
 {
-	struct file *file = *place;
+	struct file *file = take(place, NULL);
 
-	*place = NULL;
-	return (fdrop(file, td));
+	return (file == NULL ? EBADF : fdrop(file, td));
 }
 
 /* What a file of ours does not do. */

@@ -55,6 +55,7 @@ struct Table {
     fail_after: extern "C" fn(c_long),
     attempts: extern "C" fn() -> c_long,
     rival: extern "C" fn(bool) -> bool,
+    suspend: extern "C" fn(bool),
     counts: *const Counts,
 }
 
@@ -201,6 +202,11 @@ impl Calls {
     /// Another hypervisor is there, or no longer. Says whether one was.
     pub fn rival(self, there: bool) -> bool {
         (self.0.rival)(there)
+    }
+
+    /// The machine goes to sleep, or wakes.
+    pub fn suspend(self, sleeps: bool) {
+        (self.0.suspend)(sleeps);
     }
 
     pub fn counts(self) -> Counts {

@@ -4,7 +4,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use x86::msr::{IA32_EFER, rdmsr};
 
 use super::calls::Errno;
-use super::kvm::Node;
+use super::kvm::{Exit, Node};
+use super::owners::{COPY, guest};
 use super::{Host, Verdict, must, must_be};
 use crate::host;
 
@@ -70,26 +71,46 @@ pub fn another_hypervisor_keeps_what_it_has(host: &Host) -> Verdict {
     must(stayed, "the other one hears of nothing any more")
 }
 
-pub fn the_hardware_is_off_when_the_machine_goes_down(host: &Host) -> Verdict {
+/// On how many CPUs SVM is on.
+fn on() -> u32 {
     const SVM_ON: u64 = 1 << 12;
-    let on = || {
-        let on = AtomicU32::new(0);
-        host::run_on_all(|_| {
-            // SAFETY: every CPU with SVM has the register.
-            if unsafe { rdmsr(IA32_EFER) } & SVM_ON != 0 {
-                on.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        on.into_inner()
-    };
+    let on = AtomicU32::new(0);
+    host::run_on_all(|_| {
+        // SAFETY: every CPU with SVM has the register.
+        if unsafe { rdmsr(IA32_EFER) } & SVM_ON != 0 {
+            on.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    on.into_inner()
+}
+
+pub fn the_hardware_is_off_when_the_machine_goes_down(host: &Host) -> Verdict {
     host.with_process(|process| {
         let node = Node::open(host.calls)?;
         let vm = node.vm()?;
-        must(on() == host::count(), "SVM is on while there is a VM")?;
+        must(on() == host::count(), "SVM is off while there is a VM")?;
         host.calls.shut_down()?;
         must(on() == 0, "SVM stays on")?;
         host.calls.close(vm.fd)?;
         host.calls.exit(process);
+        Ok(())
+    })
+}
+
+pub fn guests_go_on_when_the_machine_has_slept(host: &Host) -> Verdict {
+    let calls = host.calls;
+    host.with_process(|process| {
+        let node = Node::open(calls)?;
+        let (_, vcpu, _) = guest(&node, COPY)?;
+        vcpu.run()?;
+        for _ in 0..2 {
+            calls.suspend(true);
+            must(on() == 0, "SVM stays on in sleep")?;
+            calls.suspend(false);
+            must(on() == host::count(), "SVM stays off")?;
+            must(matches!(vcpu.run()?, Exit::Halt), "the guest is lost")?;
+        }
+        calls.exit(process);
         Ok(())
     })
 }

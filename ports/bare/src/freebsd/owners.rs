@@ -15,13 +15,15 @@ const EIO: Errno = Errno(5);
 
 /// Guest code for real mode, and where it is.
 const AT: u64 = 0x1000;
-/// `jmp $`.
-const SPIN: &[u8] = &[0xeb, 0xfe];
+/// `inc byte [0x1800]; jmp 0`.
+const SPIN: &[u8] = &[0xfe, 0x06, 0x00, 0x18, 0xeb, 0xfa];
+/// Where both programs have their first byte.
+const BYTE: u64 = 0x1800;
 /// `mov al, [0x1800]; mov [0x1801], al; hlt; jmp 0`.
-const COPY: &[u8] = &[0xa0, 0x00, 0x18, 0xa2, 0x01, 0x18, 0xf4, 0xeb, 0xf7];
+pub const COPY: &[u8] = &[0xa0, 0x00, 0x18, 0xa2, 0x01, 0x18, 0xf4, 0xeb, 0xf7];
 
 /// A VM with one vCPU, which runs this code, and where the process has its memory.
-fn guest(node: &Node, code: &[u8]) -> Result<(Vm, Vcpu, u64), Errno> {
+pub fn guest(node: &Node, code: &[u8]) -> Result<(Vm, Vcpu, u64), Errno> {
     let calls = node.calls;
     let vm = node.vm()?;
     let memory = calls.mmap(-1, 2 * PAGE_SIZE, 0)?;
@@ -115,33 +117,34 @@ pub fn a_child_shares_the_guests_memory(host: &Host) -> Verdict {
     })
 }
 
-/// Runs a vCPU on CPU 1 for `process`, and `meanwhile` here, which makes it come back with a
-/// signal. Gives what the last run came to.
+/// Runs a vCPU with [`SPIN`] on CPU 1 for `process`, and `meanwhile` here; then a signal ends it.
 fn while_it_runs(
     host: &Host,
     process: Process,
-    vcpu: Vcpu,
+    (vcpu, memory): (Vcpu, u64),
     meanwhile: impl Fn() + Sync,
 ) -> Verdict {
     let calls = host.calls;
-    let (runs, result) = (AtomicU32::new(0), AtomicU32::new(0));
+    let result = AtomicU32::new(0);
+    let has_ended = || result.load(Ordering::Acquire) != 0;
     let mut cpus = CpuSet::new();
     cpus.insert(0);
     cpus.insert(1);
     smp::run_on(&cpus, &|cpu| {
         if cpu == 1 {
             calls.enter(process);
-            runs.store(1, Ordering::Release);
-            wait::wake(0);
             let exit = vcpu.run();
             let interrupted = matches!(exit, Ok(Exit::Interrupted));
             result.store(1 + u32::from(interrupted), Ordering::Release);
             wait::wake(0);
         } else {
-            wait::until(false, || runs.load(Ordering::Acquire) != 0);
+            let mut byte = [0];
+            while byte == [0] && !has_ended() && calls.peek(memory + BYTE, &mut byte).is_ok() {
+                core::hint::spin_loop();
+            }
             meanwhile();
             calls.signal(1);
-            wait::until(false, || result.load(Ordering::Acquire) != 0);
+            wait::until(false, has_ended);
         }
     });
     must(
@@ -154,9 +157,9 @@ pub fn a_process_dies_while_its_guest_runs(host: &Host) -> Verdict {
     let calls = host.calls;
     host.with_process(|process| {
         let node = Node::open(calls)?;
-        let (_, vcpu, _) = guest(&node, SPIN)?;
+        let (_, vcpu, memory) = guest(&node, SPIN)?;
         // Its threads are ended first, then its descriptors are closed, then its memory goes.
-        while_it_runs(host, process, vcpu, || {})?;
+        while_it_runs(host, process, (vcpu, memory), || {})?;
         calls.exit(process);
         Ok(())
     })
@@ -167,7 +170,7 @@ pub fn a_descriptor_is_closed_under_a_guest_that_runs(host: &Host) -> Verdict {
     host.with_process(|process| {
         let node = Node::open(calls)?;
         let (vm, vcpu, memory) = guest(&node, SPIN)?;
-        while_it_runs(host, process, vcpu, || {
+        while_it_runs(host, process, (vcpu, memory), || {
             for descriptor in [vcpu.fd, vm.fd, node.fd] {
                 // They are open, so it works.
                 let _ = calls.close(descriptor);

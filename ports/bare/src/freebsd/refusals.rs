@@ -6,10 +6,11 @@ use waterbear_hal::addr::PAGE_SIZE;
 
 use super::calls::Errno;
 use super::kvm::{Node, encoded};
-use super::{Host, Verdict, must_be};
+use super::{Host, Verdict, must, must_be};
 
 const ENOMEM: Errno = Errno(12);
 const EFAULT: Errno = Errno(14);
+const EMFILE: Errno = Errno(24);
 const ENOTTY: Errno = Errno(25);
 
 pub fn the_numbers_of_linux_are_refused(host: &Host) -> Verdict {
@@ -41,6 +42,79 @@ pub fn the_numbers_of_linux_are_refused(host: &Host) -> Verdict {
         must_be(result, Errno(19), "a VM has no memory to map")?;
         let result = calls.mmap(vcpu.fd, 4 * PAGE_SIZE, 0);
         must_be(result, Errno(22), "a vCPU has three pages")?;
+        calls.exit(process);
+        Ok(())
+    })
+}
+
+pub fn every_other_encoding_is_refused(host: &Host) -> Verdict {
+    const COPY_IN: u64 = 0x8000_0000;
+    const COPY_OUT: u64 = 0x4000_0000;
+    const NOTHING: u64 = 0x2000_0000;
+    const INT: u64 = 4 << 16;
+    let calls = host.calls;
+    host.with_process(|process| {
+        let node = Node::open(calls)?;
+        let vm = node.vm()?;
+        let vcpu = vm.vcpu(&node, 0, 0)?;
+        let memory = calls.mmap(-1, PAGE_SIZE, 0)?;
+        for (descriptor, command) in [
+            (node.fd, KVM_CREATE_VM),
+            (vm.fd, KVM_CREATE_VCPU),
+            (vm.fd, KVM_GET_CLOCK),
+            (vcpu.fd, KVM_RUN),
+            (vcpu.fd, KVM_SET_REGS),
+        ] {
+            let right = encoded(command);
+            let bare = right & !NOTHING;
+            for wrong in [
+                bare,
+                bare | COPY_IN,
+                bare | COPY_IN | INT,
+                bare | COPY_OUT | INT,
+                bare | COPY_IN | COPY_OUT | INT,
+                right | INT,
+                right | 8 << 16,
+                // Another group, and another number.
+                right ^ 0x10 << 8,
+                right | 0x80,
+            ] {
+                if wrong != right {
+                    let result = calls.ioctl(descriptor, wrong, memory);
+                    must_be(result, ENOTTY, "a wrong number is taken")?;
+                }
+            }
+        }
+        // What fcntl(2) asks of every file, with FreeBSD's numbers.
+        for descriptor in [node.fd, vm.fd, vcpu.fd] {
+            for (letter, number) in [(b'f', 126), (b'f', 125)] {
+                let command = COPY_IN | INT | u64::from(letter) << 8 | number;
+                calls.ioctl(descriptor, command, memory)?;
+            }
+        }
+        calls.exit(process);
+        Ok(())
+    })
+}
+
+pub fn without_descriptors_nothing_is_made(host: &Host) -> Verdict {
+    let calls = host.calls;
+    host.with_process(|process| {
+        let node = Node::open(calls)?;
+        let vm = node.vm()?;
+        let before = calls.counts();
+        let mut last = Err(EMFILE);
+        while let Ok(descriptor) = calls.open(c"waterbear") {
+            last = Ok(descriptor);
+        }
+        let full = calls.counts();
+        must_be(node.vm(), EMFILE, "a VM has no descriptor")?;
+        must_be(vm.command(KVM_CREATE_VCPU, 0), EMFILE, "nor has a vCPU")?;
+        must(calls.counts() == full, "something is left")?;
+        calls.close(last?)?;
+        // The number is free still.
+        vm.command(KVM_CREATE_VCPU, 0)?;
+        must(calls.counts().files > before.files, "all were closed")?;
         calls.exit(process);
         Ok(())
     })
