@@ -4,7 +4,7 @@ mod header;
 
 use crate::workspace::Workspace;
 use crate::{Command, Outcome, Verdict, need, process, usage};
-use std::path::PathBuf;
+use std::path::Path;
 use std::{env, fs};
 
 pub const COMMAND: Command = Command {
@@ -47,13 +47,8 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
         }
         Some(argument) => return Err(usage(&argument.unexpected())),
     }
-    need::file(&PathBuf::from("/usr/include/linux/kvm.h"), "linux-libc-dev")?;
+    need::file(Path::new("/usr/include/linux/kvm.h"), "linux-libc-dev")?;
     need::tool("clang", "clang")?;
-    if bindgen(&workspace)?.is_none() {
-        return Err(format!(
-            "bindgen {VERSION} is missing. Run: cargo install bindgen-cli --version {VERSION}"
-        ));
-    }
     match generate(&workspace)? {
         Fresh::Text(text) => {
             let path = workspace.folder(GENERATED);
@@ -94,8 +89,17 @@ pub enum Fresh {
 
 /// Generates the file as it would be now.
 pub fn generate(workspace: &Workspace) -> Outcome<Fresh> {
-    let Some(mut command) = bindgen(workspace)? else {
-        return Ok(Fresh::Cannot(format!("there is no bindgen {VERSION}")));
+    let mut command = match bindgen(workspace)? {
+        Some(command) => command,
+        None => match install(workspace)? {
+            Some(command) => command,
+            None => {
+                return Ok(Fresh::Cannot(format!(
+                    "bindgen {VERSION} is missing. \
+                     Run: cargo install bindgen-cli --version {VERSION}"
+                )));
+            }
+        },
     };
     let header = header_version()?;
     command
@@ -159,4 +163,31 @@ fn bindgen(workspace: &Workspace) -> Outcome<Option<std::process::Command>> {
         }
     }
     Ok(None)
+}
+
+/// Installs it for this project alone.
+fn install(workspace: &Workspace) -> Outcome<Option<std::process::Command>> {
+    println!("  bindgen {VERSION} is missing: installing it");
+    // The library that it reads C with has another name in each version.
+    if let Err(sentence) = need::file(Path::new("/usr/share/doc/libclang-dev"), "libclang-dev") {
+        println!("  {sentence}");
+        return Ok(None);
+    }
+    let mut install = std::process::Command::new("cargo");
+    install
+        .args([
+            "install",
+            "--quiet",
+            "--locked",
+            "bindgen-cli",
+            "--version",
+            VERSION,
+            "--root",
+        ])
+        .arg(workspace.target().join("tools"));
+    if process::shown(&mut install)? {
+        bindgen(workspace)
+    } else {
+        Ok(None)
+    }
 }

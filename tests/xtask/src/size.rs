@@ -4,7 +4,7 @@ mod object;
 
 use crate::linux::{Flavour, Kernel, Module, VERSIONS};
 use crate::workspace::Workspace;
-use crate::{Command, Outcome, Verdict, usage};
+use crate::{Command, Outcome, Verdict, freebsd, usage};
 use object::Object;
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 pub const COMMAND: Command = Command {
     name: "size",
-    summary: "print what the Linux module takes, beside the kernel's own hypervisor",
+    summary: "print what the modules take, beside Linux's own hypervisor",
     options: "",
     run,
 };
@@ -31,7 +31,8 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     let module = Module::build(&workspace, &kernel)?;
     let ours = Object::read(&module.file)?;
     let folder = kernel.modules.join("arch/x86/kvm");
-    let mut columns = vec![("waterbear", ours)];
+    let freebsd = Object::read(&freebsd::build(&workspace)?)?;
+    let mut columns = vec![("waterbear", ours), ("on FreeBSD", freebsd)];
     for name in ["kvm", "kvm-amd", "kvm-intel"] {
         columns.push((name, Object::read(&folder.join(format!("{name}.ko")))?));
     }
@@ -40,7 +41,7 @@ fn run(mut arguments: lexopt::Parser) -> Outcome<Verdict> {
     print!("\n{}", table(&columns));
     let loaded = columns[0].1.loaded();
     println!(
-        "\nIn bytes, for Linux {}, without what goes after initialisation and without rounding up to \
+        "\nIn bytes, for Linux {} and FreeBSD 15, without what goes after initialisation and without rounding up to \
          pages.",
         kernel.release
     );
