@@ -74,7 +74,7 @@ use waterbear_hal::Hal;
 
 use crate::Error;
 use crate::emulate::Devices;
-use crate::mem::{Box, Shared, array, boxed};
+use crate::mem::{Box, Heap, Shared, array};
 use crate::stats::VcpuStats;
 use crate::vcpu::{Runner, Vcpu};
 use crate::vendor::Vendor;
@@ -154,6 +154,12 @@ enum Pending {
     Together,
 }
 
+/// The counts of a new vCPU. Not inlined: they need room on the stack until they are in theirs.
+#[inline(never)]
+fn fresh_stats<H: Hal>(hal: &H) -> Result<Shared<VcpuStats, H>, Error> {
+    Shared::new(hal, VcpuStats::new())
+}
+
 impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     /// A CPU in the vendor's first state, without CPUID. `host` is what guests can have of the
     /// machine's. May sleep.
@@ -166,10 +172,28 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
     pub fn new(hal: &H, vendor: &V, host: &HostCpuid<'_>) -> Result<Box<Self, H>, Error> {
         let runner = Runner::new(vendor.new_vcpu()?);
         let fpu = hal.new_guest_fpu()?;
-        let stats = Shared::new(hal, VcpuStats::new())?;
+        let stats = fresh_stats(hal)?;
         let data = array(hal, DATA, |_| 0)?;
+        let place = Box::try_new_uninit_in(Heap(hal.clone()))?;
         let host = Features::of_host(host);
-        let cpu = Self {
+        Ok(Box::write(
+            place,
+            Self::fresh(hal, runner, fpu, stats, data, host),
+        ))
+    }
+
+    /// One that was never run. Not inlined: what it is made of needs room on the stack beside it,
+    /// and the caller has that of the whole already.
+    #[inline(never)]
+    fn fresh(
+        hal: &H,
+        runner: Runner<V>,
+        fpu: H::GuestFpu,
+        stats: Shared<VcpuStats, H>,
+        data: Box<[u8], H>,
+        host: Features,
+    ) -> Self {
+        Self {
             runner,
             mmu: VcpuMmu::new(),
             fpu,
@@ -194,8 +218,7 @@ impl<H: Hal, V: Vendor> GuestCpu<H, V> {
             len: 0,
             walked: Walked::NOTHING,
             hal: hal.clone(),
-        };
-        boxed(hal, cpu)
+        }
     }
 
     /// Sets the CPUID table. May sleep.
