@@ -5,6 +5,7 @@
 mod apt;
 mod archive;
 mod disc;
+mod frames;
 mod kernel;
 mod machine;
 mod module;

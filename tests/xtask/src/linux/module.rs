@@ -1,6 +1,6 @@
 //! The module, built for a kernel.
 
-use super::Kernel;
+use super::{Kernel, frames};
 use crate::workspace::Workspace;
 use crate::{Outcome, need, process};
 use std::fs;
@@ -16,6 +16,9 @@ pub struct Module {
     /// What compiler, objtool and modpost complained about.
     pub complaints: Vec<String>,
 }
+
+/// How many bytes of the kernel's stack a function of the module may take for itself.
+const LARGEST_FRAME: u64 = 2048;
 
 impl Module {
     /// Builds it as a user would.
@@ -49,6 +52,21 @@ impl Module {
                 .map(str::to_owned)
                 .collect(),
         })
+    }
+
+    /// Which functions take too much of the kernel's stack, and how many bytes.
+    ///
+    /// The kernel gives a thread 16 KiB, and many functions call each other.
+    pub fn large_frames(&self) -> Outcome<Vec<String>> {
+        need::tool("objdump", "binutils")?;
+        let mut objdump = Command::new("objdump");
+        objdump.args(["--disassemble", "--no-show-raw-insn"]);
+        objdump.arg(self.folder.join("waterbear.ko"));
+        let finished = process::captured(&mut objdump, None, "objdump", |_| {})?;
+        if !finished.success {
+            return Err(format!("objdump fails:\n{}", finished.output));
+        }
+        frames::above(&finished.stdout, LARGEST_FRAME)
     }
 }
 

@@ -112,7 +112,7 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
     Ok(())
 }
 
-/// Builds the module for a kernel, which is a test of its own.
+/// Builds the module for a kernel, which is a test of its own; its stack frames are another.
 fn build(
     workspace: &Workspace,
     version: Version,
@@ -131,6 +131,16 @@ fn build(
             "the module for {} builds without a warning:\n{}",
             kernel.release,
             module.complaints.join("\n")
+        ));
+    }
+    let large = module.large_frames()?;
+    if large.is_empty() {
+        tally.passed += 1;
+    } else {
+        tally.failed.push(format!(
+            "no function of the module takes more than 2 KiB of the kernel's stack ({}):\n{}",
+            kernel.release,
+            large.join("\n")
         ));
     }
     Ok((kernel, module))
