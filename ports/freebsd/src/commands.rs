@@ -7,7 +7,7 @@
 //! `include/waterbear/kvm.h` has the same numbers.
 mod list;
 
-use list::COMMANDS;
+pub use list::COMMANDS;
 
 /// The command of the public header for what a FreeBSD process asks for, or 0,
 /// which is none.

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vm_memory::VolatileSlice;
+
 /// The signal that makes a thread look up from its guest.
 const KICK: i32 = libc::SIGUSR1;
 
@@ -26,11 +28,52 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 /// The system's.
 pub fn ioctl(fd: &impl AsRawFd, command: u32, argument: u64) -> io::Result<i32> {
     // SAFETY: the kernel checks every argument; those that are addresses are of live values.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), command.into(), argument) };
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), number(command), argument) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(result)
+}
+
+/// A command as this system numbers it.
+#[cfg(not(target_os = "freebsd"))]
+fn number(command: u32) -> u64 {
+    command.into()
+}
+
+/// A command as this system numbers it.
+#[cfg(target_os = "freebsd")]
+use freebsd::number;
+
+/// FreeBSD copies an argument by what a command's number says of it, so there the numbers say that
+/// there is nothing to copy. `waterbear/kvm.h` has the same for C.
+#[cfg(any(test, target_os = "freebsd"))]
+mod freebsd {
+    use waterbear_core::abi::kvm::{KVM_GET_PIT2, KVM_SET_PIT2};
+
+    /// A command whose number says that there is nothing to copy. Source: ioctl(2).
+    const VOID: u64 = 0x2000_0000;
+    /// Where a command's direction is; FreeBSD has it in the group.
+    const DIRECTION: u32 = 30;
+    const GROUP: u32 = 8;
+
+    /// The number that FreeBSD has for a command of the public header.
+    pub fn number(command: u32) -> u64 {
+        // Two share number and direction with others.
+        let second = matches!(command, KVM_GET_PIT2 | KVM_SET_PIT2);
+        let group = (command >> DIRECTION) + if second { 4 } else { 0 };
+        VOID | u64::from((command & 0xffff) + (group << GROUP))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        #[test]
+        fn the_numbers_are_those_that_the_module_takes() {
+            for (theirs, command) in waterbear_freebsd::commands::COMMANDS {
+                assert_eq!(super::number(command), theirs, "{command:#x}");
+            }
+        }
+    }
 }
 
 /// A descriptor that an ioctl has returned.
@@ -115,6 +158,13 @@ impl Mapping {
             // SAFETY: inside of the mapping.
             unsafe { self.start.wrapping_add(at).write_volatile(*byte) }
         }
+    }
+
+    /// The whole of it.
+    #[must_use]
+    pub fn slice(&self) -> VolatileSlice<'_> {
+        // SAFETY: so many bytes, as long as `self` lives, and everybody's accesses are volatile.
+        unsafe { VolatileSlice::new(self.start, self.size) }
     }
 
     /// A word, read at once.

@@ -9,10 +9,11 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use linux_loader::loader::{self, BzImage, Cmdline, Elf, KernelLoader};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use waterbear_guests::LOAD;
 
 use super::Guest;
+use super::memory::Memory;
 use super::state::{self, Start};
 
 /// Where a kernel of any kind finds what it is told, below its own memory.
@@ -30,7 +31,7 @@ const HOLE: u64 = 0x9_fc00;
 const RAM: u32 = 1;
 
 /// Puts a guest's files into its memory, and says where it begins.
-pub fn load(guest: &Guest, memory: &GuestMemoryMmap) -> Result<Start, Box<dyn Error>> {
+pub fn load(guest: &Guest, memory: &Memory) -> Result<Start, Box<dyn Error>> {
     let named = |error| format!("{}: {error}", guest.kernel.display());
     let mut file = File::open(&guest.kernel).map_err(named)?;
     let mut line = Cmdline::new(LINE_SIZE)?;
@@ -89,10 +90,7 @@ pub fn load(guest: &Guest, memory: &GuestMemoryMmap) -> Result<Start, Box<dyn Er
 }
 
 /// Puts the disc at the end of the memory; says where, and its bytes.
-fn load_initrd(
-    guest: &Guest,
-    memory: &GuestMemoryMmap,
-) -> Result<Option<(u64, u64)>, Box<dyn Error>> {
+fn load_initrd(guest: &Guest, memory: &Memory) -> Result<Option<(u64, u64)>, Box<dyn Error>> {
     let Some(path) = &guest.initrd else {
         return Ok(None);
     };
@@ -113,7 +111,7 @@ fn ranges(guest: &Guest) -> [(u64, u64); 2] {
 /// Writes what a kernel that is entered in protected mode wants to know.
 fn tell_pvh(
     guest: &Guest,
-    memory: &GuestMemoryMmap,
+    memory: &Memory,
     initrd: Option<(u64, u64)>,
 ) -> Result<(), Box<dyn Error>> {
     const MAGIC: u32 = 0x336e_c578;

@@ -3,15 +3,16 @@
 //! | file | idea |
 //! |---|---|
 //! | `image` | kernels, and where they begin |
+//! | `memory` | the guest's memory, for the loaders |
 //! | `state` | the registers of a CPU that begins |
 mod image;
+mod memory;
 mod state;
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vm_superio::{Serial, Trigger};
 
 use crate::kvm::{Exit, Node};
@@ -80,11 +81,9 @@ impl Guest {
         if self.memory > MOST {
             return Err("a guest has at most 3 GiB of memory".into());
         }
-        let memory: GuestMemoryMmap =
-            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), self.memory)])?;
+        let (memory, here) = memory::make(self.memory)?;
         let start = image::load(self, &memory)?;
         let vm = node.vm()?;
-        let here = memory.get_host_address(GuestAddress(0))? as u64;
         vm.set_range(0, 0, 0, (here, self.memory as u64))?;
         let vcpu = vm.vcpu(node, 0, 0)?;
         start.set(&vcpu)?;

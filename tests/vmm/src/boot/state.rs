@@ -1,9 +1,10 @@
 //! The registers of a CPU that begins.
 use std::io;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use waterbear_core::abi::kvm::*;
 
+use super::memory::Memory;
 use crate::kvm::Vcpu;
 
 /// Where and how a kernel begins.
@@ -57,7 +58,7 @@ const TABLES: u64 = 0x9000;
 const PAGE: u64 = 0x1000;
 
 /// Maps the first 4 GiB to themselves.
-pub fn map(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+pub fn map(memory: &Memory) -> Result<(), GuestMemoryError> {
     const LINK: u64 = 0x3;
     const LARGE_PAGE: u64 = 0x83;
     let third = TABLES + PAGE;
