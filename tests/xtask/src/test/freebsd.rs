@@ -7,7 +7,7 @@ use crate::freebsd::object::{ALLOC, EXECUTE, Object, WRITE};
 use crate::freebsd::{OLDEST, build, for_host, header_faults};
 use crate::machine::{FREEBSD_MACHINE, Image};
 use crate::workspace::Workspace;
-use crate::{Outcome, abi};
+use crate::{Outcome, abi, need, process};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -61,6 +61,10 @@ pub fn run(workspace: &Workspace, _options: &Options, tally: &mut Tally) -> Outc
             "the installed header has the structures of the public one",
             header,
         ),
+        (
+            "the small monitor compiles for FreeBSD from the same source",
+            monitor(workspace)?,
+        ),
     ];
     for (what, faults) in checks {
         println!(
@@ -74,6 +78,21 @@ pub fn run(workspace: &Workspace, _options: &Options, tally: &mut Tally) -> Outc
     }
     tally.notes.push(format!("{} bytes", file.len()));
     on_host(workspace, &module, tally)
+}
+
+/// What the compiler says against the small monitor on FreeBSD. It is not linked: that would take
+/// FreeBSD's C library.
+fn monitor(workspace: &Workspace) -> Outcome<Vec<String>> {
+    const TARGET: &str = "x86_64-unknown-freebsd";
+    need::rust_part("target", TARGET)?;
+    let mut check = workspace.cargo("check --quiet --package waterbear-vmm --target");
+    check.arg(TARGET);
+    let finished = process::captured(&mut check, None, "the monitor for FreeBSD", |_| {})?;
+    Ok(if finished.success {
+        Vec::new()
+    } else {
+        vec![finished.output]
+    })
 }
 
 /// Runs the module on the test host.
