@@ -8,23 +8,8 @@
 #include <linux/reboot.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
-#include <linux/version.h>
-#include <asm/reboot.h>
 
 #include "glue.h"
-
-/*
- * A crash stops the CPUs wherever they are, and the next kernel must find hardware virtualisation
- * off. Older kernels look at the CPU themselves; later ones call who has registered.
- */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && \
-	(IS_ENABLED(CONFIG_KVM_INTEL) || IS_ENABLED(CONFIG_KVM_AMD))
-#define emergency_register() cpu_emergency_register_virt_callback(waterbear_shutdown)
-#define emergency_unregister() cpu_emergency_unregister_virt_callback(waterbear_shutdown)
-#else
-#define emergency_register() do { } while (0)
-#define emergency_unregister() do { } while (0)
-#endif
 
 static bool kvm_node;
 module_param(kvm_node, bool, 0444);
@@ -97,7 +82,11 @@ static void shutdown_here(void *context)
 	waterbear_shutdown();
 }
 
-/* Firmware may not find its way with hardware virtualisation on. */
+/*
+ * Firmware may not find its way with hardware virtualisation on. After a crash, kernels before 6.6
+ * look at each CPU themselves. Later ones call one hypervisor and warn of a second, also where that
+ * is their own KVM which will be refused: so that call is not asked for.
+ */
 static int shutdown(struct notifier_block *block, unsigned long event, void *data)
 {
 	on_each_cpu(shutdown_here, NULL, true);
@@ -118,13 +107,11 @@ int wb_watch_cpus(void)
 	cpu_state = state;
 	register_syscore_ops(&sleep_ops);
 	register_reboot_notifier(&shutdown_block);
-	emergency_register();
 	return 0;
 }
 
 void wb_unwatch_cpus(void)
 {
-	emergency_unregister();
 	unregister_reboot_notifier(&shutdown_block);
 	unregister_syscore_ops(&sleep_ops);
 	cpuhp_remove_state_nocalls(cpu_state);
