@@ -141,6 +141,9 @@ void
 kern_yield(int priority)
 {
 	SLEEP_RULE();
+	/* Seen on a real kernel: one spinning guest had a CPU for itself. */
+	if (priority != PRI_USER)
+		panic("a yielding guest keeps its priority");
 	curthread->td_owepreempt = 0;
 	atomic_clear_int((u_int *)&curthread->td_ast, TDAI(TDA_SCHED));
 }

@@ -18,11 +18,15 @@ wb_should_yield(void)
 	return (td->td_ast != 0 || td->td_owepreempt != 0);
 }
 
-/* The switch takes up what the scheduler asked for. */
+/*
+ * The switch takes up what the scheduler asked for. Other threads of the CPU
+ * would wait for as long as the guest spins if this one kept the priority that
+ * it came with: so it gets the one that it has in user space by now.
+ */
 void
 wb_yield(void)
 {
-	kern_yield(PRI_UNCHANGED);
+	kern_yield(PRI_USER);
 }
 
 /*
