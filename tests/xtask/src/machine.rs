@@ -80,11 +80,13 @@ pub const KICK_MACHINES: &[Machine] = &[
 /// Where the FreeBSD module is tested: one processor more than its guests have.
 pub const FREEBSD_MACHINE: Machine = qemu("EPYC,+svm,+npt", 5, Expect::Guests("SVM"));
 
-/// Every machine that the bare port is tested on. Bochs runs its processors in
-/// turns, so each more costs as much time again, and more; one machine has two.
+/// Every machine that the bare port is tested on. In QEMU the first processor is one too many for
+/// the guests with several vCPUs, which must not run there (`Machine::first_cpu` of the bare port
+/// says why). Bochs runs its processors in turns, so each more costs as much time again, and more;
+/// one machine has two.
 pub const MACHINES: &[Machine] = &[
-    qemu("EPYC,+svm,+npt", 4, Expect::Guests("SVM")),
-    qemu("max,+svm", 2, Expect::Guests("SVM")),
+    qemu("EPYC,+svm,+npt", 5, Expect::Guests("SVM")),
+    qemu("max,+svm", 3, Expect::Guests("SVM")),
     qemu("qemu64,-svm", 1, Expect::Refused(NO_VIRTUALIZATION)),
     bochs("corei7_skylake_x", 2, Expect::Guests("VMX")),
     bochs("corei7_haswell_4770", 1, Expect::Guests("VMX")),

@@ -16,7 +16,7 @@ use waterbear_hal::{LockClass, LockKind};
 
 use super::memory::{Backing, SLOTS};
 use super::tracker::Told;
-use crate::host::{Bare, timer};
+use crate::host::{self, Bare, timer};
 
 /// The most vCPUs of a program.
 pub const VCPUS: usize = 4;
@@ -222,10 +222,24 @@ impl<'v, V: Vendor> Machine<'v, V> {
         }
     }
 
+    /// The CPU that runs the first vCPU; the next one runs the next. A vCPU alone has this CPU,
+    /// several have the last ones of the machine.
+    ///
+    /// So the first CPU is left out where there is one too many: in QEMU 7.2 every XRSTOR and
+    /// FXRSTOR, on whichever CPU, reads flags of the first CPU and writes them back, with no lock
+    /// (`cpu_clear_ignne`). Nested paging is among them: a guest that enters or leaves there
+    /// meanwhile loses it, or the host gets it.
+    pub fn first_cpu(&self) -> u32 {
+        match self.program.vcpus {
+            1 => 0,
+            vcpus => host::count().saturating_sub(vcpus),
+        }
+    }
+
     /// Makes a vCPU look at what is wanted of it: what it wants is known here and not in the core,
-    /// so its thread has to come out of the guest, or of its sleep. Its CPU has its number.
+    /// so its thread has to come out of the guest, or of its sleep.
     pub fn tell(&self, index: usize) {
-        crate::host::signal(index as u32);
+        host::signal(self.first_cpu() + index as u32);
     }
 
     /// What the program must have come to, if it did not.

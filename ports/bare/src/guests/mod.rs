@@ -92,7 +92,7 @@ fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
     let before = host::memory::used();
     match Registry::new(&Bare, &vendors) {
         Ok(registry) if registry.register(0, || Ok(())).is_ok() => {
-            timer::signal_every(TICK);
+            smp::run_on_all(|_| timer::signal_every(TICK));
             for program in chosen {
                 let start = timer::now();
                 host.remember();
@@ -112,7 +112,7 @@ fn on<V: Vendor + Sync>(vendor: &V, states: &'static [HostState]) -> bool {
                     }
                 }
             }
-            timer::stop();
+            smp::run_on_all(|_| timer::stop());
             if registry.unregister(|| ()).is_err() {
                 say!("FAIL host: the vendor was not unregistered");
                 failed += 1;
@@ -168,17 +168,14 @@ fn one<V: Vendor + Sync>(
         return twins::run(vendor, program);
     }
     let machine = Machine::new(vendor, program)?;
-    let run = |index: u32| match Drive::new(&machine, index as usize) {
+    let first = machine.first_cpu();
+    let run = |cpu: u32| match Drive::new(&machine, (cpu - first) as usize) {
         Ok(mut drive) => drive.run(),
         Err(error) => machine.finish(Verdict::Error(error)),
     };
-    if program.vcpus == 1 {
-        run(0);
-    } else {
-        let mut cpus = CpuSet::new();
-        (0..program.vcpus).for_each(|cpu| cpus.insert(cpu));
-        smp::run_on(&cpus, &run);
-    }
+    let mut cpus = CpuSet::new();
+    (first..first + program.vcpus).for_each(|cpu| cpus.insert(cpu));
+    smp::run_on(&cpus, &run);
     // A signal that nobody has taken is for this program alone.
     host::take_signal();
     match machine.failure() {
