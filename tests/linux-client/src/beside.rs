@@ -9,10 +9,10 @@ use std::io::{Read, Write};
 
 use waterbear_core::abi::kvm::*;
 
-use crate::Outcome;
 use crate::node::same;
 use crate::sys::{self, Mapping};
 use crate::vcpu::Guest;
+use crate::{Outcome, cpus};
 
 /// A port that nobody minds: firmware writes its progress there. And the one behind it.
 const PERMITTED: u16 = 0x80;
@@ -125,18 +125,10 @@ pub fn an_owner_keeps_its_ports_after_its_guest_ran() -> Outcome {
     same("with all permissions", owner(true, FORBIDDEN), Ok(0))
 }
 
-/// Does it with this process, and those that it starts, on one CPU.
-fn on_one_cpu<T>(act: impl FnOnce() -> T) -> Result<T, String> {
-    sys::stay_on_cpus(1)?;
-    let result = act();
-    sys::stay_on_cpus(!0)?;
-    Ok(result)
-}
-
 pub fn others_keep_their_ports_while_guests_run_on_their_cpu() -> Outcome {
-    let with = on_one_cpu(|| taking_turns(|| permit(false), || write(PERMITTED)))?;
+    let with = cpus::on_one(|| taking_turns(|| permit(false), || write(PERMITTED)))?;
     same("with permission", with?, Ok(0))?;
-    let without = on_one_cpu(|| taking_turns(|| true, || write(PERMITTED)))?;
+    let without = cpus::on_one(|| taking_turns(|| true, || write(PERMITTED)))?;
     same("without permission", without?, Ok(FAULT))
 }
 
@@ -145,13 +137,13 @@ pub fn others_without_a_clock_run_on_a_cpu_with_guests() -> Outcome {
         // SAFETY: no memory is involved.
         unsafe { libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV) == 0 }
     };
-    let ended = on_one_cpu(|| taking_turns(stop_clock, || ()))?;
+    let ended = cpus::on_one(|| taking_turns(stop_clock, || ()))?;
     same("without a clock", ended?, Ok(0))?;
     let read_clock = || {
         // SAFETY: it may end this process.
         unsafe { std::arch::x86_64::_rdtsc() };
     };
-    let ended = on_one_cpu(|| taking_turns(stop_clock, read_clock))?;
+    let ended = cpus::on_one(|| taking_turns(stop_clock, read_clock))?;
     same("with a look at the clock", ended?, Ok(FAULT))
 }
 

@@ -9,7 +9,7 @@ use waterbear_core::abi::kvm::*;
 
 use crate::node::{self, NODE, same};
 use crate::sys::{self, Mapping, ioctl};
-use crate::{Outcome, memory, vm};
+use crate::{Outcome, cpus, memory, vm};
 
 /// Where the module is.
 pub const MODULE: &str = "/waterbear.ko";
@@ -96,26 +96,20 @@ pub fn a_vm_goes_with_its_killed_owner() -> Outcome {
     same("loading again", sys::load(MODULE, ""), Ok(()))
 }
 
-/// Switches the second CPU off or on.
-pub fn second_cpu(on: bool) -> Outcome {
-    let file = "/sys/devices/system/cpu/cpu1/online";
-    fs::write(file, if on { "1" } else { "0" }).map_err(|error| format!("{file}: {error}"))
-}
-
 pub fn cpus_come_and_go_under_a_vm() -> Outcome {
     for _ in 0..3 {
         let vm = vm::make()?;
-        second_cpu(false)?;
+        cpus::switch_last(false)?;
         let other = vm::make()?;
         drop(vm);
-        second_cpu(true)?;
+        cpus::switch_last(true)?;
         let third = vm::make()?;
         drop(other);
         drop(third);
     }
     // Comes while nobody uses it, goes while somebody does.
-    second_cpu(false)?;
-    second_cpu(true)?;
+    cpus::switch_last(false)?;
+    cpus::switch_last(true)?;
     vm::make().map(drop)
 }
 
@@ -157,10 +151,7 @@ pub fn load_stock() -> Outcome {
 pub fn stock_kvm_and_the_module_keep_apart() -> Outcome {
     // With its first VM stock KVM has the scheduler's code patched, which QEMU's emulation does not
     // always survive on a second CPU: it stops at the breakpoint of a patch that is complete.
-    second_cpu(false)?;
-    let outcome = keep_apart();
-    second_cpu(true)?;
-    outcome
+    cpus::alone(keep_apart)
 }
 
 fn keep_apart() -> Outcome {

@@ -6,6 +6,7 @@
 //! switches the machine off.
 mod beside;
 mod clock;
+mod cpus;
 mod crash;
 mod devices;
 mod fuzz;
@@ -256,6 +257,10 @@ fn main() {
         std::process::exit(2);
     }
     sys::prepare_machine();
+    if let Err(why) = cpus::start() {
+        println!("FAIL the_cpus_start: {why}");
+        sys::power_off();
+    }
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let said = |word: &str| line.contains(&format!("waterbear={word}"));
     if said("guest") {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use waterbear_core::abi::kvm::*;
 
-use crate::kernel::second_cpu;
 use crate::node::same;
 use crate::sys::{self, Mapping, ioctl};
 use crate::vcpu::{FOREVER, Guest};
-use crate::{Outcome, memory};
+use crate::{Outcome, cpus, memory};
 
 /// Starts a process that runs a guest that never ends.
 pub fn spin() -> Result<i32, String> {
@@ -47,9 +46,9 @@ pub fn cpus_go_while_guests_run_on_them() -> Outcome {
     let mut result = Ok(());
     for _ in 0..4 {
         thread::sleep(Duration::from_millis(50));
-        result = result.and_then(|()| second_cpu(false));
+        result = result.and_then(|()| cpus::switch_last(false));
         thread::sleep(Duration::from_millis(50));
-        result = result.and_then(|()| second_cpu(true));
+        result = result.and_then(|()| cpus::switch_last(true));
     }
     for child in children {
         stop(child)?;

@@ -194,7 +194,7 @@ impl Checked {
                 }
                 Err(libc::EINTR) if self.over.load(Ordering::SeqCst) => return Ok(()),
                 Err(libc::EINTR) => {}
-                other => return Err(format!("KVM_RUN: {other:?}")),
+                other => return Err(format!("KVM_RUN: {other:?}, {}", checker.place())),
             }
             if self.failed().is_err() {
                 return Ok(());

@@ -145,14 +145,27 @@ impl Checker {
         Ok(self.run.read(offset_of!(kvm_run, exit_reason)))
     }
 
-    /// What it found when it found something wrong.
-    pub fn complaint(&self) -> String {
+    fn regs(&self) -> kvm_regs {
         // SAFETY: integers.
         let mut regs: kvm_regs = unsafe { std::mem::zeroed() };
         let at = ptr::from_mut(&mut regs) as u64;
         let _ = ioctl(&self.vcpu, KVM_GET_REGS, at);
         // SAFETY: the kernel wrote to it.
-        let regs = unsafe { (&raw const regs).read_volatile() };
+        unsafe { (&raw const regs).read_volatile() }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> String {
+        let regs = self.regs();
+        format!(
+            "RIP {:#x}, RSP {:#x}, EDI {:#x}",
+            regs.rip, regs.rsp, regs.rdi
+        )
+    }
+
+    /// What it found when it found something wrong.
+    pub fn complaint(&self) -> String {
+        let regs = self.regs();
         let (seen, address) = (regs.rdx as u32, regs.rdi as u32);
         format!(
             "a guest found {seen:#x} at {address:#x}, of round {:#x}, in round {:#x}",
@@ -173,7 +186,9 @@ impl Checker {
         let write: u8 = self
             .run
             .read(offset_of!(kvm_run, __bindgen_anon_1.mmio.is_write));
-        same("the size of an access", size, 4)?;
+        if size != 4 {
+            return Err(format!("an access of {size} bytes, {}", self.place()));
+        }
         if write != 0 {
             device(at, Some(self.run.read(DATA)));
         } else {

@@ -5,11 +5,10 @@ use std::time::Duration;
 use super::checked::{Checked, endless_child};
 use super::interrupt::{signal, take_signals};
 use super::map::{LARGE, Place, done};
-use crate::kernel::second_cpu;
 use crate::leaks::{Used, nobody_holds_the_module};
 use crate::node::same;
 use crate::random::Random;
-use crate::{Outcome, sys};
+use crate::{Outcome, cpus, sys};
 
 const VCPUS: usize = 5;
 
@@ -44,7 +43,7 @@ pub fn more_vcpus_than_cpus_get_on() -> Outcome {
         }
         // On one of them.
         for thread in checked.threads() {
-            bind(thread, 1)?;
+            bind(thread, cpus::one()?)?;
         }
         for _ in 0..3 {
             checked.rounds()?;
@@ -55,10 +54,11 @@ pub fn more_vcpus_than_cpus_get_on() -> Outcome {
 
 pub fn vcpus_migrate_between_cpus() -> Outcome {
     let mut random = Random::new("migration");
+    let cpus = [cpus::one()?, cpus::other()?];
     crowded(|checked| {
-        for turn in 0..1500_u64 {
+        for turn in 0..1500 {
             let threads = checked.threads();
-            bind(threads[random.below(threads.len())], 1 + turn % 2)?;
+            bind(threads[random.below(threads.len())], cpus[turn % 2])?;
             if turn % 4 == 0 {
                 thread::sleep(Duration::from_micros(random.below(500) as u64));
             }
@@ -72,11 +72,11 @@ pub fn cpus_come_and_go_under_a_crowd() -> Outcome {
     crowded(|checked| {
         for _ in 0..12 {
             thread::sleep(Duration::from_millis(random.below(20) as u64));
-            second_cpu(false)?;
+            cpus::switch_last(false)?;
             if random.below(2) == 0 {
                 checked.rounds()?;
             }
-            second_cpu(true)?;
+            cpus::switch_last(true)?;
         }
         Ok(())
     })
