@@ -2,7 +2,7 @@
 
 mod matrix;
 
-use super::report::{Report, Tried};
+use super::report::Report;
 use super::{Options, Tally};
 use crate::machine::{Expect, Image, MACHINES, Machine};
 use crate::workspace::Workspace;
@@ -13,21 +13,19 @@ pub fn run(workspace: &Workspace, _: &Options, tally: &mut Tally) -> Outcome {
     let image = Image::build(workspace, "", "release")?;
     let mut results = pool::run(MACHINES.to_vec(), |machine| {
         let start = Instant::now();
-        let tried = Tried::new(&machine.name(), || {
-            let text = image.run(&machine, |_| {})?;
-            Ok(judge(&machine, &text))
-        });
+        let report = image.run(&machine, |_| {});
+        let report = report.map(|text| judge(&machine, &text));
         println!("  {} {}", machine.name(), process::seconds(start.elapsed()));
-        (machine, tried)
+        (machine, report)
     });
     let place = |cpu| MACHINES.iter().position(|machine| machine.cpu == cpu);
     results.sort_by_key(|(machine, _)| place(machine.cpu));
     let columns = results
         .iter()
-        .map(|(machine, tried)| (machine, tried.report.as_ref().map_or(&[][..], |r| &r.marks)));
+        .map(|(machine, report)| (machine, report.as_ref().map_or(&[][..], |r| &r.marks)));
     print!("{}", matrix::text(&columns.collect::<Vec<_>>()));
-    for (machine, tried) in results {
-        tried.tell(&machine.name(), tally);
+    for (machine, report) in results {
+        Report::tell(report, &machine.name(), tally);
     }
     tally.notes.push(format!("machines: {}", MACHINES.len()));
     Ok(())

@@ -1,7 +1,7 @@
 //! The layer `freebsd`: what the module's object must look like for FreeBSD to load it, and what it
 //! does on a host that is made for this test, and is not FreeBSD.
 
-use super::report::{Report, Tried};
+use super::report::Report;
 use super::{Options, Tally};
 use crate::freebsd::object::{ALLOC, EXECUTE, Object, WRITE};
 use crate::freebsd::{OLDEST, build, for_host, header_faults};
@@ -99,15 +99,12 @@ fn monitor(workspace: &Workspace) -> Outcome<Vec<String>> {
 fn on_host(workspace: &Workspace, module: &Path, tally: &mut Tally) -> Outcome {
     let image = Image::build(workspace, "", "release")?.with_file(for_host(workspace, module)?);
     let name = "the test host";
-    let tried = Tried::new(name, || {
-        let text = image.run(&FREEBSD_MACHINE, |line| {
-            if !line.starts_with("waterbear: ") {
-                println!("  {line}");
-            }
-        })?;
-        Ok(Report::of(&text))
+    let text = image.run(&FREEBSD_MACHINE, |line| {
+        if !line.starts_with("waterbear: ") {
+            println!("  {line}");
+        }
     });
-    tried.tell(name, tally);
+    Report::tell(text.map(|text| Report::of(&text)), name, tally);
     Ok(())
 }
 

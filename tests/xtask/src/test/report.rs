@@ -69,8 +69,15 @@ impl Report {
         report
     }
 
-    /// Adds what it says to the table, under the name of the run.
-    fn tell(self, name: &str, tally: &mut Tally) {
+    /// Adds what a run says to the table, under its name.
+    pub fn tell(run: Outcome<Self>, name: &str, tally: &mut Tally) {
+        match run {
+            Ok(report) => report.add(name, tally),
+            Err(sentence) => tally.failed.push(format!("{name}: {sentence}")),
+        }
+    }
+
+    fn add(self, name: &str, tally: &mut Tally) {
         tally.passed += self.passed;
         for failure in self.failed {
             tally.failed.push(format!("{name}: {failure}"));
@@ -78,54 +85,6 @@ impl Report {
         for mut skipped in self.skipped {
             skipped.name = format!("{name}: {}", skipped.name);
             tally.skipped.push(skipped);
-        }
-    }
-}
-
-/// Tests in a machine: what came of them at last, and what failed before.
-pub struct Tried {
-    pub report: Outcome<Report>,
-    failed: Vec<String>,
-}
-
-impl Tried {
-    /// Runs them, and up to twice more if any fails: emulators have races of their own, which show
-    /// more often on a busy host. What failed is shown, and stands in the table even if it passes
-    /// then, so that nobody overlooks a race of ours.
-    pub fn new(name: &str, run: impl Fn() -> Outcome<Report>) -> Self {
-        const TIMES_MORE: usize = 2;
-        let mut failed = Vec::new();
-        let mut report = run();
-        for _ in 0..TIMES_MORE {
-            let failures = match &report {
-                Ok(report) => report.failed.clone(),
-                Err(sentence) => vec![sentence.clone()],
-            };
-            if failures.is_empty() {
-                break;
-            }
-            for failure in &failures {
-                println!("  FAILED {name}, which runs once more: {failure}");
-            }
-            failed.extend(failures);
-            report = run();
-        }
-        Self { report, failed }
-    }
-
-    /// Adds what there is to say to the table, under the name of the run.
-    pub fn tell(self, name: &str, tally: &mut Tally) {
-        let passed = matches!(&self.report, Ok(report) if report.failed.is_empty());
-        if passed {
-            for failure in self.failed {
-                let first = failure.lines().next().unwrap_or_default();
-                let note = format!("{name} FAILED at first, then passed: {first}");
-                tally.notes.push(note);
-            }
-        }
-        match self.report {
-            Ok(report) => report.tell(name, tally),
-            Err(sentence) => tally.failed.push(format!("{name}: {sentence}")),
         }
     }
 }
@@ -141,25 +100,6 @@ mod tests {
         let report = Report::of(GOOD);
         assert_eq!((report.passed, report.skipped.len()), (1, 1));
         assert_eq!(report.failed, [""; 0]);
-    }
-
-    #[test]
-    fn a_run_that_passes_in_the_end_is_noted_and_one_that_always_fails_fails() {
-        let bad = "PLAN 1\nFAIL a: it is broken\nEND failed\n";
-        for (texts, failed, notes) in [
-            ([GOOD, bad, bad], 0, 0),
-            ([bad, GOOD, bad], 0, 1),
-            ([bad, bad, GOOD], 0, 2),
-            ([bad, bad, bad], 1, 0),
-        ] {
-            let turn = std::cell::Cell::new(0);
-            let tried = Tried::new("a machine", || {
-                Ok(Report::of(texts[turn.replace(turn.get() + 1)]))
-            });
-            let mut tally = Tally::default();
-            tried.tell("a machine", &mut tally);
-            assert_eq!((tally.failed.len(), tally.notes.len()), (failed, notes));
-        }
     }
 
     #[test]
