@@ -43,10 +43,6 @@ const CRASH: Machine = Machine {
     ..ABLE
 };
 
-/// What a kernel says that stops at a breakpoint of its own that is gone. QEMU's processors do not
-/// always notice that a patch of the kernel's code is complete; nothing of ours patches any.
-const STRAY_BREAKPOINT: &str = "int3: 0000 [#";
-
 /// A kernel with what its machines start from.
 struct Prepared {
     kernel: Kernel,
@@ -97,14 +93,7 @@ pub fn run(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Outco
     let wanted = named.filter(|(name, ..)| name.contains(&options.machine));
     let results = pool::run(wanted.collect(), |(name, kernel, machine, disc)| {
         let start = Instant::now();
-        let mut text = machine.run(kernel, disc, |_| {});
-        if text
-            .as_ref()
-            .is_ok_and(|text| text.contains(STRAY_BREAKPOINT))
-        {
-            println!("  the kernel met a breakpoint that was gone, and runs once more: {name}");
-            text = machine.run(kernel, disc, |_| {});
-        }
+        let text = machine.run(kernel, disc, |_| {});
         let report = text.map(|text| judge(&text));
         println!("  {name} {}", process::seconds(start.elapsed()));
         (name, report)
